@@ -1,0 +1,196 @@
+"""Which methods exist: a folder listing and the table of rooms. Nothing is imported to list them.
+
+The table is the architecture: a file in a room's folder is a method, and the room fixes its verb.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from metier.options import MetierError, unknown
+
+PACKAGE = Path(__file__).parent
+ROOMS = {
+    "data.ingest": "read",
+    "data.edit": "edit",
+    "data.synthesize": "write",
+    "data.answer": "write",
+    "data.refine": "rewrite",
+    "data.select": "score",
+    "data.mix": "weigh",
+    "train.objective": "loss",
+    "train.term": "term",
+    "train.parameters": "prepare",
+    "train.optimizer": "optimizer",
+    "train.schedule": "rate",
+    "train.loop": "train",
+    "train.rounds": "train",
+    "compose.merge": "merge",
+    "compose.delta": "apply",
+    "infer.context": "wrap",
+    "infer.decode": "wrap",
+    "route": "wrap",
+    "guard": "wrap",
+    "evaluate": "measure",
+    "analyse": "analyse",
+    "tasks": "make",
+}
+STEPS = "steps"
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One parameter as written: its annotation and default are source text, nothing was imported."""
+
+    name: str
+    annotation: str
+    default: str | None
+    option: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method as its file tells it: ``name`` is what a recipe writes after ``use:``."""
+
+    name: str
+    room: str
+    verb: str
+    path: Path
+    doc: str
+    options: tuple[Option, ...]
+    returns: str
+
+    @property
+    def summary(self) -> str:
+        return self.doc.strip().splitlines()[0] if self.doc.strip() else ""
+
+    @property
+    def module(self) -> str:
+        return ".".join(("metier", *self.path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+@functools.cache
+def methods() -> dict[str, Method]:
+    """Every method by name, plumbing steps included, rooms in the order of the table."""
+    found = {m.name: m for m in _step_methods()}
+    for room in ROOMS:
+        for path in sorted((PACKAGE / room.replace(".", "/")).glob("*.py")):
+            if not path.name.startswith("_"):
+                found |= {m.name: m for m in _room_methods(room, path)}
+    return found
+
+
+def find(name: str, owner: str = "recipe", room: str | None = None) -> Method:
+    """The method a recipe names; inside a slot of ``room`` its short name is enough.
+
+    Raises MetierError with the nearest name.
+    """
+    known = methods()
+    for candidate in (name, f"{room}.{name}") if room else (name,):
+        if candidate in known:
+            if room and known[candidate].room != room:
+                raise MetierError(f"{owner}: needs a method of {room}, got '{name}'")
+            return known[candidate]
+    names = [n.removeprefix(f"{room}.") for n in known if n.startswith(f"{room}.")] if room else list(known)
+    if room is None and "." in name and name.rpartition(".")[0] in ROOMS:
+        names = [n for n in known if n.startswith(name.rpartition(".")[0] + ".")]
+    raise unknown(owner, name, names, "method")
+
+
+def load(method: Method) -> Callable[..., Any]:
+    """Imports the method's file and returns its function. Raises MetierError naming the extra when one is missing."""
+    try:
+        module = importlib.import_module(method.module)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise MetierError(f'{method.name} needs {error.name}: pip install "metier[{extra}]"') from None
+    found: Callable[..., Any] = getattr(module, method.verb)
+    return found
+
+
+EXTRAS = {"lm_eval": "eval", "openai": "serve", "fastapi": "serve", "ray": "ray", "flwr": "federated", "llama_cpp": "gguf"}
+
+
+def code_digest(paths: Iterable[Path]) -> str:
+    """Of the code, without comments and docstrings, of these files and every metier file imports reach from them."""
+    reached: set[Path] = set()
+    queue = list(paths)
+    while queue:
+        path = queue.pop()
+        if path not in reached:
+            reached.add(path)
+            queue.extend(_imports(path))
+    sha = hashlib.sha256()
+    for path in sorted(reached):
+        sha.update(_code(path).encode())
+    return sha.hexdigest()
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@functools.cache
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.body and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
+                del node.body[0]
+    return ast.dump(tree)
+
+
+@functools.cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    names = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    files = [PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in names if name.startswith("metier.")]
+    return tuple(sorted(f for f in files if f.exists()))
+
+
+def _step_methods() -> Iterator[Method]:
+    path = PACKAGE / "steps.py"
+    for node in _tree(path).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield _method(node.name, STEPS, node, path, ast.get_docstring(node) or "")
+
+
+def _room_methods(room: str, path: Path) -> Iterator[Method]:
+    """The room's verb under the plain name; every other public function that returns an artefact under its own."""
+    tree = _tree(path)
+    doc = ast.get_docstring(tree) or ""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            if node.name == ROOMS[room]:
+                yield _method(f"{room}.{path.stem}", room, node, path, doc)
+            elif node.name in ("fit", "make", "apply", "attach"):
+                yield _method(f"{room}.{path.stem}.{node.name}", room, node, path, doc)
+
+
+def _method(name: str, room: str, node: ast.FunctionDef, path: Path, doc: str) -> Method:
+    arguments = node.args
+    plain = arguments.posonlyargs + arguments.args
+    defaults = [None] * (len(plain) - len(arguments.defaults)) + list(arguments.defaults)
+    options = [_option(a, d, False) for a, d in zip(plain, defaults, strict=True)]
+    options += [_option(a, d, True) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    returns = ast.unparse(node.returns) if node.returns else ""
+    return Method(name, room, node.name, path, doc, tuple(options), returns)
+
+
+def _option(argument: ast.arg, default: ast.expr | None, option: bool) -> Option:
+    annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+    return Option(argument.arg, annotation, ast.unparse(default) if default else None, option)

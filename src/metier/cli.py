@@ -1,0 +1,271 @@
+"""The command line: one command for the whole road, and a few to look at it.
+
+Nothing heavy is imported until a command needs it, so help and listings come at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metier.options import MetierError
+
+if TYPE_CHECKING:
+    from metier.recipe import Call, Done
+
+BAD_INPUT, INTERRUPTED = 2, 130
+RECIPES = Path(__file__).parent / "recipes"
+
+app = typer.Typer(
+    name="metier", rich_markup_mode=None, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Turn a general language model into a specialist of your field, and prove what it gained, forgot and cost.",
+)  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Change an option: step.option=value.")]
+
+
+def main() -> None:
+    """Entry point: bad input is one sentence and exit code 2, Ctrl-C is one sentence and exit code 130."""
+    try:
+        app(standalone_mode=False)
+    except MetierError as error:
+        print(f"metier: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("\nmetier: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
+            print(f"metier: {error.format_message()}", file=sys.stderr)
+            sys.exit(BAD_INPUT)
+        raise
+
+
+@app.command()
+def adapt(
+    docs: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
+    model: Annotated[str, typer.Option(help="smollm2 (embedded), a hub name, or a local folder.")] = "smollm2",
+    out: Annotated[str, typer.Option(help="Folder for the specialist and its report.")] = "expert",
+    budget: Annotated[str, typer.Option(help="Time for everything, such as 10m or 2h.")] = "10m",
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights.")] = False,
+    gguf: Annotated[bool, typer.Option("--gguf", help="Also write a GGUF file.")] = False,
+    retention: Annotated[str, typer.Option(help="More general tasks, such as lm-eval:arc_easy,hellaswag.")] = "",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Documents in, specialist and honest report out."""
+    changes: dict[str, Any] = {
+        "chunks.source": [_spooled(d) for d in docs],
+        "base.path": model,
+        "plan.budget": budget,
+        "out.to": out,
+        "out.merge": merge,
+        "out.gguf": gguf,
+    }
+    if retention:
+        suite, _, names = retention.partition(":")
+        if suite != "lm-eval" or not names:
+            raise MetierError(f"--retention must be lm-eval:TASK[,TASK…], got {retention!r}")
+        more = ["$general", {"use": "tasks.lm_eval", "names": names.split(",")}]
+        changes |= {"general_before.tasks": more, "general_after.tasks": more}
+    done = _execute(RECIPES / "adapt.yaml", changes | _changes(sets), as_json)
+    _conclude(done["out"].open().numbers, Path(out), as_json)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, or the name of a ready one.")],
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe; what was computed before is not computed again."""
+    done = _execute(_recipe(recipe), _changes(sets), as_json)
+    if as_json:
+        _print_json([{"step": d.name, "use": d.use, "key": d.key, "cached": d.cached, "seconds": d.seconds}
+                     for d in done.values()])  # fmt: skip
+
+
+@app.command()
+def check(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, or the name of a ready one.")],
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Check a recipe whole, before anything runs: names, options, ranges, kinds, references."""
+    from metier.recipe import describe
+
+    calls = _checked(_recipe(recipe), _changes(sets))
+    rows = [{"step": c.name, "use": c.method.name, "options": describe(c.arguments)} for c in calls]
+    if as_json:
+        _print_json(rows)
+    else:
+        _table(["step", "use"], [[r["step"], r["use"]] for r in rows])
+        print(f"{len(rows)} steps, nothing to object")
+
+
+@app.command(name="list")
+def list_(
+    room: Annotated[str, typer.Argument(help="Only this room, such as train.objective.")] = "", as_json: Json = False
+) -> None:
+    """The methods there are, by room."""
+    from metier import catalogue
+
+    found = [m for m in catalogue.methods().values() if not room or m.room == room]
+    if not found:
+        raise MetierError(f"list: no room '{room}'; there are: {', '.join([*catalogue.ROOMS, catalogue.STEPS])}")
+    if as_json:
+        _print_json([{"name": m.name, "room": m.room, "verb": m.verb, "summary": m.summary} for m in found])
+    else:
+        _table(["use", "what it does"], [[m.name, m.summary] for m in found])
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(help="A method, a ready recipe, or a specialist's folder.")],
+    as_json: Json = False,
+) -> None:
+    """A method's card and options, a recipe's text, or a specialist's numbers."""
+    if (Path(what) / "report.json").exists():
+        _conclude(json.loads((Path(what) / "report.json").read_text(encoding="utf-8")), Path(what), as_json)
+    elif (RECIPES / f"{what}.yaml").exists():
+        print((RECIPES / f"{what}.yaml").read_text(encoding="utf-8"))
+    else:
+        _show_method(what, as_json)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A specialist's folder, a model folder or name.")],
+    second: Annotated[str, typer.Argument(help="With --compare: the model to put beside it.")] = "",
+    compare: Annotated[bool, typer.Option("--compare", help="Answer with two models side by side.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 200,
+) -> None:
+    """Talk to a specialist, or to two models side by side."""
+    if compare != bool(second):
+        raise MetierError("chat: --compare needs two models, as in: metier chat --compare smollm2 expert/")
+    from metier import talk
+
+    talk.loop([model, second] if compare else [model], max_tokens)
+
+
+@app.command()
+def papers(as_json: Json = False) -> None:
+    """The papers whose methods are here: files, tests, study, verdict, all derived."""
+    from metier import papers as index
+
+    rows = index.rows()
+    if as_json:
+        _print_json(rows)
+    else:
+        built = [r for r in rows if r["files"]]
+        _table(["paper", "title", "files", "study", "verdict"],
+               [[str(r["paper"]), r["title"], " ".join(r["files"]), r["study"] or "", r["verdict"] or ""] for r in built])  # fmt: skip
+        print(f"{len(built)} of {len(rows)} papers have a method here")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine can do, and what is missing."""
+    from metier import doctor as examine
+
+    rows = examine.report()
+    if as_json:
+        _print_json(rows)
+    else:
+        _table(["", "what", "value", "advice"],
+               [["ok" if r["ok"] else "!", r["name"], str(r["value"]), r["advice"] or ""] for r in rows])  # fmt: skip
+
+
+def _execute(path: Path, changes: dict[str, Any], quiet: bool) -> dict[str, Done]:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    calls = _checked(path, changes)
+    from metier import console, recipe, store
+
+    with console.Display(quiet) as display:
+        return recipe.run(calls, store.Store(store.home()), display.progress, display.started, display.finished)
+
+
+def _checked(path: Path, changes: dict[str, Any]) -> list[Call]:
+    from metier import recipe
+
+    return recipe.check(recipe.parse(path.read_text(encoding="utf-8"), path.name, changes), path.name)
+
+
+def _recipe(path: Path) -> Path:
+    for candidate in (path, RECIPES / f"{path}.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise MetierError(f"no recipe '{path}'; ready ones: {', '.join(sorted(p.stem for p in RECIPES.glob('*.yaml')))}")
+
+
+def _changes(sets: list[str] | None) -> dict[str, Any]:
+    import yaml
+
+    changes = {}
+    for text in sets or []:
+        path, sign, value = text.partition("=")
+        if not sign or "." not in path:
+            raise MetierError(f"--set must be step.option=value, got {text!r}")
+        changes[path] = yaml.safe_load(value)
+    return changes
+
+
+def _spooled(source: str) -> str:
+    """Standard input is written down under its digest, so that a second run finds it unchanged."""
+    if source != "-":
+        return source
+    import hashlib
+
+    from metier.store import home
+
+    data = sys.stdin.buffer.read()
+    path = home() / "inputs" / hashlib.sha256(data).hexdigest()[:16] / "stdin.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+def _conclude(facts: dict[str, Any], out: Path, as_json: bool) -> None:
+    from metier import report
+
+    if as_json:
+        _print_json(facts)
+        return
+    header, *rows = report.table(facts)
+    _table(list(header), [list(row) for row in rows])
+    print(f"\n{facts['headline']}\n\nreport: {out / 'report.html'}")
+
+
+def _show_method(name: str, as_json: bool) -> None:
+    from metier import catalogue
+
+    method = catalogue.find(name, "show")
+    if as_json:
+        _print_json({"name": method.name, "room": method.room, "doc": method.doc, "returns": method.returns,
+                     "options": [vars(o) for o in method.options]})  # fmt: skip
+        return
+    print(f"{method.name}\n\n{method.doc.strip()}\n")
+    _table(["option", "kind", "default"],
+           [[o.name, o.annotation, "needed" if o.default is None else o.default] for o in method.options])  # fmt: skip
+
+
+def _table(header: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
