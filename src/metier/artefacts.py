@@ -1,13 +1,11 @@
 """What passes between steps: Records, Scores, Model, Part, Task, Report.
 
-Each saves to a folder, loads from it and has a digest of its content. Tables are Arrow IPC files:
-written once in batches, opened memory-mapped, so a million records cost no memory until read.
+Each saves to a folder, loads from it and has a digest of its content.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +14,9 @@ from typing import Any, ClassVar, Literal, cast
 
 import pyarrow as pa
 
+from metier.disk import ROWS_A_BATCH, json_text, read_table, table_digest, text_digest, write_json, write_table
 from metier.options import MetierError
 
-ROWS_A_BATCH = 4096
 Row = dict[str, Any]
 
 
@@ -36,12 +34,13 @@ class Records:
         rows = list(rows)
         names = list(dict.fromkeys(name for row in rows for name in row))
         table = pa.table({name: [row.get(name) for row in rows] for name in names})
-        ids = table.column("id").to_pylist() if rows and "id" in names else []
-        if rows and (None in ids or len(ids) != len(rows)):
-            raise MetierError("records: every record needs an 'id'")
-        if len(set(ids)) != len(ids):
-            twice = next(i for i in ids if ids.count(i) > 1)
-            raise MetierError(f"records: the id {twice!r} stands twice")
+        seen: set[str] = set()
+        for row in rows:
+            if row.get("id") is None:
+                raise MetierError("records: every record needs an 'id'")
+            if row["id"] in seen:
+                raise MetierError(f"records: the id {row['id']!r} stands twice")
+            seen.add(row["id"])
         return cls(table)
 
     def __len__(self) -> int:
@@ -117,9 +116,6 @@ class Scores:
         }
         return cls(pa.table(columns | {name: [row.get(name) for row in rows] for name in extra}))
 
-    def __len__(self) -> int:
-        return cast(int, self.table.num_rows)
-
     def __iter__(self) -> Iterator[Row]:
         yield from self.table.to_pylist()
 
@@ -160,8 +156,7 @@ class Model:
 
     def save(self, folder: Path) -> None:
         """Writes ``model.json``; weights stay where they are, relative when they lie inside the folder."""
-        path = self.path.relative_to(folder) if self.path.is_relative_to(folder) else self.path
-        facts = {"path": str(path), "digest": self.digest, "head": self.head, "source": self.source,
+        facts = {"path": _relative(self.path, folder), "digest": self.digest, "head": self.head, "source": self.source,
                  "notes": self.notes, "base": None}  # fmt: skip
         if self.base is not None:
             (folder / "base").mkdir(exist_ok=True)
@@ -188,9 +183,8 @@ class Part:
     ROLE: ClassVar[str] = "artefact"
 
     def save(self, folder: Path) -> None:
-        path = self.path.relative_to(folder) if self.path.is_relative_to(folder) else self.path
         write_json(folder / "part.json",
-                   {"path": str(path), "method": self.method, "digest": self.digest, "notes": self.notes})  # fmt: skip
+                   {"path": _relative(self.path, folder), "method": self.method, "digest": self.digest, "notes": self.notes})  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path) -> Part:
@@ -223,9 +217,8 @@ class Measure:
 class Task:
     """Records to be answered, how each is asked, and how replies are graded.
 
-    Columns of ``records``: id, split, measure (a key of ``measures``), cluster (rows that share one are resampled
-    together), prompt (text, or messages), and by kind of asking: text · choices and gold (an index) · what ``grade``
-    needs. ``method`` is the module that made it; its ``grade(records, replies) -> rows`` grades *write* rows.
+    Columns of ``records``: id, split, measure (a key of ``measures``), cluster (rows of one are resampled together),
+    prompt (text, or messages), and by kind of asking: text · choices and gold (an index) · what ``grade`` needs. ``method`` is the module that made it; its ``grade(records, replies) -> rows`` grades *write* rows.
     """
 
     name: str
@@ -302,70 +295,6 @@ Artefact = Records | Scores | Model | Part | Task | Report
 KINDS: dict[str, type[Artefact]] = {c.__name__: c for c in (Records, Scores, Model, Part, Task, Report)}
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(path), "wb") as sink:
-        _write_ipc(table, sink)
-
-
-def read_table(path: Path) -> pa.Table:
-    """Memory-mapped: the columns stay on disk until they are read."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def table_digest(table: pa.Table) -> str:
-    """Of the content, whatever batches the table is held in."""
-    sink = _HashSink()
-    _write_ipc(table, pa.PythonFile(sink, mode="w"))
-    return sink.sha.hexdigest()
-
-
-def text_digest(*parts: str) -> str:
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(f"{len(part)}:{part}".encode())
-    return sha.hexdigest()
-
-
-def files_digest(folder: Path) -> str:
-    """Of every file below a folder: names and bytes, in name order."""
-    sha = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        sha.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size}:".encode())
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                sha.update(block)
-    return sha.hexdigest()
-
-
-def json_text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _write_ipc(table: pa.Table, sink: Any) -> None:
-    table = table.combine_chunks().replace_schema_metadata(None)
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        for start in range(0, max(table.num_rows, 1), ROWS_A_BATCH):
-            # A slice keeps its parent's buffers; taking rows copies them, so equal content gives equal bytes.
-            rows = pa.array(range(start, min(start + ROWS_A_BATCH, table.num_rows)), pa.int64())
-            writer.write_table(table.take(rows).combine_chunks())
-
-
-class _HashSink:
-    closed = False
-
-    def __init__(self) -> None:
-        self.sha = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha.update(data)
-        return len(data)
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
+def _relative(path: Path, folder: Path) -> str:
+    """What a step made lies in its folder, which is renamed when it is finished; everything else stays where it is."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

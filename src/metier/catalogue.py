@@ -18,6 +18,7 @@ from metier.options import MetierError, unknown
 
 PACKAGE = Path(__file__).parent
 ROOMS = {
+    "steps": "run",
     "data.ingest": "read",
     "data.edit": "edit",
     "data.synthesize": "write",
@@ -42,7 +43,7 @@ ROOMS = {
     "analyse": "analyse",
     "tasks": "make",
 }
-STEPS = "steps"
+PLUMBING = "steps"  # the one room whose methods go by their short name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +79,8 @@ class Method:
 
 @functools.cache
 def methods() -> dict[str, Method]:
-    """Every method by name, plumbing steps included, rooms in the order of the table."""
-    found = {m.name: m for m in _step_methods()}
+    """Every method by name, rooms in the order of the table."""
+    found: dict[str, Method] = {}
     for room in ROOMS:
         for path in sorted((PACKAGE / room.replace(".", "/")).glob("*.py")):
             if not path.name.startswith("_"):
@@ -145,7 +146,8 @@ def _code(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if node.body and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 del node.body[0]
     return ast.dump(tree)
 
@@ -162,13 +164,6 @@ def _imports(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(f for f in files if f.exists()))
 
 
-def _step_methods() -> Iterator[Method]:
-    path = PACKAGE / "steps.py"
-    for node in _tree(path).body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            yield _method(node.name, STEPS, node, path, ast.get_docstring(node) or "")
-
-
 def _room_methods(room: str, path: Path) -> Iterator[Method]:
     """The room's verb under the plain name; every other public function that returns an artefact under its own."""
     tree = _tree(path)
@@ -176,7 +171,7 @@ def _room_methods(room: str, path: Path) -> Iterator[Method]:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             if node.name == ROOMS[room]:
-                yield _method(f"{room}.{path.stem}", room, node, path, doc)
+                yield _method(path.stem if room == PLUMBING else f"{room}.{path.stem}", room, node, path, doc)
             elif node.name in ("fit", "make", "apply", "attach"):
                 yield _method(f"{room}.{path.stem}.{node.name}", room, node, path, doc)
 

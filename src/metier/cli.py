@@ -16,7 +16,8 @@ import typer
 from metier.options import MetierError
 
 if TYPE_CHECKING:
-    from metier.recipe import Call, Done
+    from metier.recipe import Call
+    from metier.runner import Done
 
 BAD_INPUT, INTERRUPTED = 2, 130
 RECIPES = Path(__file__).parent / "recipes"
@@ -62,7 +63,7 @@ def adapt(
 ) -> None:
     """Documents in, specialist and honest report out."""
     changes: dict[str, Any] = {
-        "chunks.source": [_spooled(d) for d in docs],
+        "chunks.source": docs,
         "base.path": model,
         "plan.budget": budget,
         "out.to": out,
@@ -119,7 +120,7 @@ def list_(
 
     found = [m for m in catalogue.methods().values() if not room or m.room == room]
     if not found:
-        raise MetierError(f"list: no room '{room}'; there are: {', '.join([*catalogue.ROOMS, catalogue.STEPS])}")
+        raise MetierError(f"list: no room '{room}'; there are: {', '.join(catalogue.ROOMS)}")
     if as_json:
         _print_json([{"name": m.name, "room": m.room, "verb": m.verb, "summary": m.summary} for m in found])
     else:
@@ -186,10 +187,10 @@ def doctor(as_json: Json = False) -> None:
 def _execute(path: Path, changes: dict[str, Any], quiet: bool) -> dict[str, Done]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     calls = _checked(path, changes)
-    from metier import console, recipe, store
+    from metier import console, runner, store
 
     with console.Display(quiet) as display:
-        return recipe.run(calls, store.Store(store.home()), display.progress, display.started, display.finished)
+        return runner.run(calls, store.Store(store.home()), display.progress, display.started, display.finished)
 
 
 def _checked(path: Path, changes: dict[str, Any]) -> list[Call]:
@@ -217,21 +218,6 @@ def _changes(sets: list[str] | None) -> dict[str, Any]:
     return changes
 
 
-def _spooled(source: str) -> str:
-    """Standard input is written down under its digest, so that a second run finds it unchanged."""
-    if source != "-":
-        return source
-    import hashlib
-
-    from metier.store import home
-
-    data = sys.stdin.buffer.read()
-    path = home() / "inputs" / hashlib.sha256(data).hexdigest()[:16] / "stdin.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return str(path)
-
-
 def _conclude(facts: dict[str, Any], out: Path, as_json: bool) -> None:
     from metier import report
 
@@ -244,16 +230,20 @@ def _conclude(facts: dict[str, Any], out: Path, as_json: bool) -> None:
 
 
 def _show_method(name: str, as_json: bool) -> None:
-    from metier import catalogue
+    from metier import catalogue, options, recipe
 
     method = catalogue.find(name, "show")
+    rows = []
+    for p in recipe.flat(catalogue.load(method)):
+        if p.kind != "work" and (p.option or p.kind != "value"):
+            default = "needed" if p.required else str(p.default)
+            rows.append({"option": p.name, "takes": options.describe(p.annotation), "default": default})
     if as_json:
         _print_json({"name": method.name, "room": method.room, "doc": method.doc, "returns": method.returns,
-                     "options": [vars(o) for o in method.options]})  # fmt: skip
-        return
-    print(f"{method.name}\n\n{method.doc.strip()}\n")
-    _table(["option", "kind", "default"],
-           [[o.name, o.annotation, "needed" if o.default is None else o.default] for o in method.options])  # fmt: skip
+                     "options": rows})  # fmt: skip
+    else:
+        print(f"{method.name}\n\n{method.doc.strip()}\n")
+        _table(["option", "takes", "default"], [list(r.values()) for r in rows])
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from metier.recipe import Done
+    from metier.runner import Done
     from metier.store import Bar
 
 PLAIN_EVERY = 15.0  # seconds between lines where no bar can be drawn

@@ -57,11 +57,20 @@ def _duration(value: Any) -> Any:
     """Seconds, or "90s", "10m", "2h"."""
     units = {"s": 1, "m": 60, "h": 3600}
     if isinstance(value, str) and value[-1:] in units:
-        return float(value[:-1]) * units[value[-1]]
+        return float(value[:-1]) * units[value[-1]]  # a ValueError here becomes the one sentence
     return value
 
 
-Duration = Annotated[float, pydantic.BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What to call a value in error sentences and help, where its type says too little."""
+
+    text: str
+
+
+Duration = Annotated[
+    float, pydantic.BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False), Words("a time such as 600, 90s, 10m or 2h")
+]
 
 Parameters = Annotated[Callable[..., Any], Room("train.parameters")]
 Objective = Annotated[Callable[..., Any], Room("train.objective")]
@@ -165,7 +174,7 @@ def checked(owner: str, parameter: Parameter, value: Any) -> Any:
 
     Raises MetierError: ``train.objective.talr: 'tau' must be greater than 0, got -1``.
     """
-    if _holds_bool(value) and not any(leaf in (bool, Any, object) for leaf in leaves_of(parameter.annotation)):
+    if isinstance(value, bool) and not any(leaf in (bool, Any, object) for leaf in leaves_of(parameter.annotation)):
         raise MetierError(f"{owner}: '{parameter.name}' must be {describe(parameter.annotation)}, got {value!r}")
     try:
         return _adapter(parameter.annotation).validate_python(value)
@@ -189,6 +198,11 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(a) for a in typing.get_args(annotation))
     if typing.get_origin(annotation) is Annotated:
         base, *marks = typing.get_args(annotation)
+        for mark in marks:
+            if isinstance(mark, Words):
+                return mark.text
+            if isinstance(mark, Room):
+                return f"a method of {mark.name}"
         bounds = [words for mark in marks for words in _bounds(mark)]
         return _noun(base) + (" " + " and ".join(bounds) if bounds else "")
     return _noun(annotation)
@@ -196,11 +210,7 @@ def describe(annotation: Any) -> str:
 
 @functools.lru_cache(maxsize=512)
 def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(annotation, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
-
-
-def _holds_bool(value: Any) -> bool:
-    return isinstance(value, bool)
+    return pydantic.TypeAdapter(annotation)
 
 
 def _wanted(parameter: Parameter, error: pydantic.ValidationError) -> str:
@@ -230,7 +240,18 @@ def _noun(annotation: Any) -> str:
         return nouns[annotation]
     origin = typing.get_origin(annotation)
     if origin in (list, tuple):
-        return "a list"
+        return "a list of " + " or ".join(_plural(describe(a)) for a in typing.get_args(annotation))
     if origin is dict:
-        return "a map"
+        return f"a map of names to {_plural(describe(typing.get_args(annotation)[1]))}"
     return getattr(annotation, "__name__", str(annotation))
+
+
+def _plural(noun: str) -> str:
+    """"a number greater than 0" → "numbers greater than 0"; names of classes and "text" stay as they are."""
+    article, _, rest = noun.partition(" ")
+    if article not in ("a", "an"):
+        return noun
+    for one, many in (("number", "numbers"), ("method", "methods"), ("map", "maps"), ("list", "lists")):
+        if one in rest.split():
+            return rest.replace(one, many, 1)
+    return rest

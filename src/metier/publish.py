@@ -19,7 +19,8 @@ from typing import Any
 
 import metier
 from metier import report
-from metier.artefacts import Model, Report, write_json
+from metier.artefacts import Model, Report
+from metier.disk import write_json
 from metier.lm import gguf as gguf_file
 from metier.lm import merged
 from metier.options import MetierError

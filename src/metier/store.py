@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from metier.artefacts import KINDS, Artefact, write_json
+from metier.artefacts import KINDS, Artefact
+from metier.disk import write_json
 
 
 class Bar(Protocol):

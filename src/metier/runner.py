@@ -1,0 +1,197 @@
+"""Runs checked steps through the store: a key per step, and only what is not there yet is computed.
+
+A step's key is the digest of its method's code (with every metier file it imports), its completed values, the
+digests of its inputs and the versions of the libraries below. Artefacts are opened only when somebody needs them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from metier import catalogue, options
+from metier.artefacts import Model
+from metier.disk import json_text, text_digest
+from metier.options import Bound, Outside, Parameter
+from metier.recipe import Call, Ref, describe, flat, spread_class
+from metier.store import Progress, Store, Work, silent
+
+VERSIONS = ("torch", "transformers", "peft")
+
+
+@dataclasses.dataclass
+class Done:
+    """A step that ran or was found: its digest is known, its artefact is opened only when somebody needs it."""
+
+    name: str
+    use: str
+    key: str
+    digest: str
+    options: Mapping[str, Any]
+    seconds: float
+    cached: bool
+    peak_memory_bytes: int
+    open: Callable[[], Any]
+    log: Callable[[], list[dict[str, Any]]]
+
+
+def run(
+    calls: list[Call],
+    store: Store,
+    progress: Progress = silent,
+    started: Callable[[str, str], None] = lambda name, use: None,
+    finished: Callable[[Done], None] = lambda done: None,
+) -> dict[str, Done]:
+    """Runs the steps in order; what the store holds is not computed again. Killed, the same call goes on."""
+    done: dict[str, Done] = {}
+    begun = time.monotonic()
+    for call in calls:
+        started(call.name, call.method.name)
+        runner = _Runner(store, progress, done, begun)
+        done[call.name] = runner.step(call)
+        finished(done[call.name])
+    return done
+
+
+class _Runner:
+    """Resolves the arguments of one step and computes it, unless the store has it."""
+
+    def __init__(self, store: Store, progress: Progress, done: Mapping[str, Done], begun: float) -> None:
+        self.store, self.progress, self.done, self.begun = store, progress, done, begun
+
+    def step(self, call: Call) -> Done:
+        outside = {p.name for p in flat(call.function) if Outside in map(type, options.leaves_of(p.annotation))}
+        fingerprint = getattr(sys.modules[call.function.__module__], "fingerprints", {}).get(call.method.verb)
+        values = {k: self._keyed(k, v) for k, v in call.arguments.items() if k not in outside}
+        if fingerprint is not None:
+            values["outside"] = fingerprint(**{k: v for k, v in call.arguments.items() if k in outside})
+        versions = {v: importlib.metadata.version(v) for v in VERSIONS}
+        code = catalogue.code_digest([call.method.path])
+        key = text_digest(call.method.name, code, json_text(values), json_text(versions))[:40]
+        if call.method.returns == "Chat":
+            return self._finish(call, key, key, 0.0, False, 0, lambda: self._compute(call, None))
+        if outside and fingerprint is None:
+            folder = self.store.root / "always" / key
+            begun = time.monotonic()
+            artefact = self._compute(call, Work(folder, self.progress, list(self.done.values()), self.begun))
+            return self._finish(call, key, artefact.digest, time.monotonic() - begun, False, _peak(), lambda: artefact)
+        manifest = self.store.manifest(key)
+        cached = manifest is not None
+        if manifest is None:
+            manifest = self._make(call, key)
+        return self._finish(call, key, manifest["digest"], manifest["seconds"], cached,
+                            manifest["peak_memory_bytes"], lambda: self.store.load(key))  # fmt: skip
+
+    def _make(self, call: Call, key: str) -> dict[str, Any]:
+        with self.store.computing(key) as folder:
+            manifest = self.store.manifest(key)  # another process may have finished it while we waited
+            if manifest is None:
+                if not (folder / "checkpoints").exists():
+                    (folder / "log.jsonl").unlink(missing_ok=True)  # begins again, and so does its log
+                work = Work(folder, self.progress, list(self.done.values()), self.begun)
+                begun = time.monotonic()
+                artefact = self._compute(call, work)
+                facts = {
+                    "use": call.method.name,
+                    "options": describe(call.arguments),
+                    "seconds": round(time.monotonic() - begun, 3),
+                    "peak_memory_bytes": _peak(),
+                }
+                self.store.commit(key, artefact, facts)
+                manifest = self.store.manifest(key)
+            assert manifest is not None
+            return manifest
+
+    def _finish(
+        self, call: Call, key: str, digest: str, seconds: float, cached: bool, peak: int, open: Callable[[], Any]
+    ) -> Done:
+        opened: list[Any] = []
+
+        def once() -> Any:
+            if not opened:
+                opened.append(open())
+            return opened[0]
+
+        return Done(call.name, call.method.name, key, digest, describe(call.arguments), seconds, cached, peak,
+                    once, lambda: self.store.log(key))  # fmt: skip
+
+    def _compute(self, call: Call, work: Work | None) -> Any:
+        filled: dict[str, Any] = {}
+        for parameter in options.parameters(call.function):
+            if parameter.kind == "spread":
+                filled[parameter.name] = self._spread(call, parameter, work)
+            elif parameter.kind == "work":
+                filled[parameter.name] = work
+            elif parameter.name in call.arguments:
+                chat = "Chat" in {getattr(leaf, "__name__", "") for leaf in options.leaves_of(parameter.annotation)}
+                filled[parameter.name] = self._value(call, parameter, call.arguments[parameter.name], chat)
+        return call.function(**filled)
+
+    def _spread(self, call: Call, parameter: Parameter, work: Work | None) -> Any:
+        cls = spread_class(parameter)
+        given: dict[str, Any] = {}
+        for field in options.fields(cls):
+            if field.kind == "work":
+                given[field.name] = work
+            elif field.name in call.arguments:
+                given[field.name] = self._value(call, field, call.arguments[field.name], False)
+        return cls(**given)
+
+    def _value(self, call: Call, parameter: Parameter, value: Any, chat: bool) -> Any:
+        if isinstance(value, list):
+            value = [self._value(call, parameter, v, chat) for v in value]
+        elif isinstance(value, dict):
+            value = {k: self._value(call, parameter, v, chat) for k, v in value.items()}
+        elif isinstance(value, Ref):
+            artefact = self.done[value.name].open()
+            found = artefact.part(value.part) if value.part else artefact
+            return _opened(found) if chat else found if parameter.kind == "artefact" else options.checked(
+                call.method.name, parameter, found
+            )  # fmt: skip
+        elif isinstance(value, Call) and value.deferred:
+            by_name = {p.name: p for p in options.parameters(value.function)}
+            return Bound(value.method.name, value.function,
+                         {k: self._value(value, by_name[k], v, False) for k, v in value.arguments.items()})  # fmt: skip
+        elif isinstance(value, Call):
+            artefact = self.step(value).open()
+            return _opened(artefact) if chat else artefact
+        return value
+
+    def _keyed(self, name: str, value: Any) -> Any:
+        """What stands for an argument in the key: a value itself, an artefact's digest, a method's code and options."""
+        if isinstance(value, Ref):
+            if value.part is None:
+                return {"digest": self.done[value.name].digest}
+            found = self.done[value.name].open().part(value.part)
+            return {"digest": found.digest} if hasattr(found, "digest") else found
+        if isinstance(value, Call):
+            if value.deferred:
+                code = catalogue.code_digest([value.method.path])
+                return {"use": value.method.name, "code": code} | {
+                    k: self._keyed(k, v) for k, v in value.arguments.items()
+                }
+            return {"digest": self.step(value).digest}
+        if isinstance(value, dict):
+            return {k: self._keyed(name, v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._keyed(name, v) for v in value]
+        return value
+
+
+def _opened(artefact: Any) -> Any:
+    if not isinstance(artefact, Model):
+        return artefact
+    from metier.lm import load  # torch is needed only when a model is opened
+
+    return load.open(artefact)
+
+
+def _peak() -> int:
+    """Peak resident memory of this process so far, in bytes (ru_maxrss is kilobytes on Linux, bytes on macOS)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

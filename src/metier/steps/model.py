@@ -1,0 +1,22 @@
+"""The model to start from: `smollm2` (embedded), a hub name, or a local folder.
+
+Options:
+    path: what to load; the embedded model is converted once and kept.
+Raises: MetierError when there is no such model, no tokenizer, pickle weights only, or no network.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from metier.artefacts import Model
+from metier.lm import load
+from metier.options import Outside
+from metier.store import Work
+
+Where = Annotated[str, Outside()]
+fingerprints = {"run": load.fingerprint}
+
+
+def run(*, path: Where = "smollm2", work: Work) -> Model:
+    return load.resolve(path, work)

@@ -1,0 +1,57 @@
+"""Tries learning rates for a minute, measures the pace, writes down rate and steps once.
+
+Everything the clock decides is decided here; training depends on the plan alone. Each rate runs a few real
+steps from the same start; the one with the lowest dev loss is taken (dev, never test).
+
+Options:
+    budget: seconds for the whole run, such as 600 or 10m.
+    rates: learning rates to try.
+    trial: steps a rate is tried for.
+    repeats: how often each measured report's work is still to be done.
+    trainings: how many trainings of this length follow (specialist and control).
+    passes: at most this many passes over the data.
+    reserve: seconds kept for loading and writing.
+    least: never fewer steps than this, even beyond the budget (a note says so).
+"""
+
+from __future__ import annotations
+
+from metier.artefacts import Model, Records, Report
+from metier.options import Count, Duration, Natural, NonNegative, Positive
+from metier.store import Work
+from metier.train import probe
+from metier.train.setup import Setup
+
+
+def run(
+    model: Model,
+    data: Records,
+    measured: list[Report],
+    setup: Setup,
+    *,
+    budget: Duration = 600.0,
+    rates: list[Positive] = [3e-4, 1e-3, 3e-3],  # noqa: B006 - read off the signature, never changed
+    trial: Count = 4,
+    repeats: list[NonNegative] = [3.5, 1.0],  # noqa: B006
+    trainings: Count = 2,
+    passes: Positive = 4.0,
+    reserve: NonNegative = 25.0,
+    least: Natural = 8,
+    work: Work,
+) -> Report:
+    trials = probe.rates(model, data, setup, rates=rates, steps=trial, work=work)
+    best = min(trials, key=lambda t: (t["dev_loss_after"], t["lr"]))
+    pace = sum(t["tokens"] for t in trials) / sum(t["seconds"] for t in trials)
+    later = sum(r.part("cost")["seconds"] * times for r, times in zip(measured, repeats, strict=True))
+    left = budget - work.elapsed - later - reserve
+    available = probe.tokens(model, data, setup)
+    affordable = int(left / trainings * pace / setup.step_tokens)
+    enough = int(passes * available / setup.step_tokens)
+    steps = max(min(affordable, enough), least)
+    notes = []
+    if steps > affordable:
+        notes.append(f"the budget allows {max(affordable, 0)} steps; {steps} are run, so it will take longer")
+    work.log(event="plan", trials=trials, tokens_a_second=pace, seconds_for_evaluation=later, affordable=affordable,
+             enough=enough, notes=notes)  # fmt: skip
+    return Report({"lr": best["lr"], "steps": steps, "tokens": steps * setup.step_tokens,
+                   "passes": steps * setup.step_tokens / available, "notes": notes})  # fmt: skip
