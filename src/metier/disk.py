@@ -38,9 +38,9 @@ def text_digest(*parts: str) -> str:
 
 
 def files_digest(folder: Path) -> str:
-    """Of every file below a folder: names and bytes, in name order."""
+    """Of every file below a folder, or of one file: names and bytes, in name order."""
     sha = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]:
         sha.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size}:".encode())
         with path.open("rb") as stream:
             while block := stream.read(1 << 20):

@@ -22,7 +22,7 @@ from metier import report
 from metier.artefacts import Model, Report
 from metier.disk import write_json
 from metier.lm import gguf as gguf_file
-from metier.lm import merged
+from metier.lm import load, merged
 from metier.options import MetierError
 from metier.store import Work, replacing
 
@@ -57,16 +57,19 @@ def write(model: Model, verdict: Report, to: str, *, merge: bool, gguf: bool, wo
 
 def facts(model: Model, verdict: Report, above: Sequence[Any]) -> dict[str, Any]:
     """Everything the page tells, from the verdict and from the logs of the finished steps above."""
+    start = model.base or model
+    name = start.source
     logs = {done.name: done.log() for done in above}
     trained = {done.name: logs[done.name] for done in above if done.use.startswith("train.loop.")}
     numbers = dict(verdict.numbers)
     return {
         "metier": metier.__version__,
         "model": {
-            "name": model.base.source if model.base else model.source,
+            "name": name,
             "digest": model.digest,
             "base_digest": model.base.digest if model.base else None,
-            "base_path": str(model.base.path) if model.base else None,
+            "hub": load.EMBEDDED[name][2] if name in load.EMBEDDED else None,
+            "licence": start.notes.get("licence"),
         },
         **numbers,
         "data": funnel([(done.use, logs[done.name]) for done in above]),
@@ -82,7 +85,7 @@ def facts(model: Model, verdict: Report, above: Sequence[Any]) -> dict[str, Any]
         "plan": next((r for rows in logs.values() for r in rows if r.get("event") == "plan"), None),
         "steps": [
             {"name": done.name, "use": done.use, "key": done.key, "seconds": round(done.seconds, 1),
-             "options": json.loads(json.dumps(done.options, default=str))}
+             "cached": done.cached, "options": json.loads(json.dumps(done.options, default=str))}
             for done in above
         ],
         "provenance": provenance(),

@@ -1,7 +1,7 @@
 """Sources mixed so that each has its share of the text.
 
 The column `source` says where a record came from. The source that
-would run out first is used whole, the others are sampled down to keep the shares.
+would run out first is used whole, the others are sampled down to keep the shares, document by document.
 
 Options:
     shares: source → share of the bytes; they are normalised to 1.
@@ -30,13 +30,15 @@ def run(sources: dict[str, Records], *, shares: dict[str, Positive], seed: Seed 
     scale = min(sizes[name] / (shares[name] / total) for name in rows)
     mixed = []
     for name in sources:
-        order = sorted(rows[name], key=lambda r: r["id"])
-        random.Random(f"{seed}:{name}").shuffle(order)
+        whole = sorted({r.get("document") or r["id"] for r in rows[name]})
+        random.Random(f"{seed}:{name}").shuffle(whole)
+        rank = {document: i for i, document in enumerate(whole)}
         budget, taken = scale * shares[name] / total, 0
-        for row in order:
-            if taken >= budget:
-                break
-            taken += len(row["text"].encode())
-            mixed.append(row | {"id": f"{name}:{row['id']}", "source": name})
+        chosen = set()
+        for row in sorted(rows[name], key=lambda r: rank[r.get("document") or r["id"]]):
+            if taken < budget:
+                taken += len(row["text"].encode())
+                chosen.add(row["id"])
+        mixed += [row | {"id": f"{name}:{row['id']}", "source": name} for row in rows[name] if row["id"] in chosen]
         work.log(event="blend", source=name, read=sizes[name], kept=taken)
     return Records.from_rows(mixed)

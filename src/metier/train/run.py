@@ -1,0 +1,298 @@
+"""One training under way: what is loaded, what a step does, what is saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from metier.artefacts import Model, Records
+from metier.lm import load
+from metier.lm import loss as lm_loss
+from metier.options import MetierError
+from metier.train import checkpoint
+from metier.train.batches import Batch, Examples, Read, Window, collate, micro_batches, plan
+from metier.train.checkpoint import Checkpoint
+from metier.train.setup import (
+    SLOTS,
+    Clock,
+    Network,
+    Setup,
+    derive,
+    fuses,
+    methods_of,
+    module_of,
+    name_of,
+    needs_of,
+    options_of,
+    refuse,
+    takes,
+)
+from metier.train.state import State, peak_memory, rewind
+
+DIVERGED = 3.0  # times the first loss …
+STEPS_HIGH = 5  # … for so many steps in a row
+
+
+class Run:
+    """One training under way: network, data, plan of steps, optimizer, memory and State."""
+
+    def __init__(
+        self, model: Model, data: Records, setup: Setup, read: Read, owner: str, slots: Sequence[str] = tuple(SLOTS)
+    ) -> None:  # fmt: skip
+        self.setup, self.owner = setup, owner
+        self.folder = setup.work.folder / "checkpoints"
+        self.accelerator = Accelerator()
+        refuse(setup, owner, slots, self.accelerator.num_processes)
+        torch.manual_seed(derive(setup.seed, "prepare"))
+        module, tokenizer = load.network(model)
+        network = Network(module, tokenizer, model)
+        inputs = (network, data) if takes(setup.parameters, "data") else (network,)
+        self.trainable = setup.parameters(*inputs)
+        self.network = self.trainable.network.module
+        fields = getattr(module_of(setup.objective), "FIELDS", {})
+        tokenizer = self.trainable.network.tokenizer
+        self.examples = read(tokenizer, data, setup.length, fields)
+        self.dev = read(tokenizer, setup.dev, setup.length, {}) if setup.dev is not None else None
+        self.plan = plan(
+            self.examples.lengths, seed=setup.seed, order=setup.order, batch=setup.batch, step_tokens=setup.step_tokens,
+            epochs=setup.epochs, steps=setup.steps, total_tokens=setup.tokens,
+        )  # fmt: skip
+        self._check_accumulation()
+        self.module = self.accelerator.prepare(_Loss(self.network, setup, self.trainable.penalty))
+        # Only now: prepare may have moved the parameters to a device.
+        self.optimizer = setup.optimizer(self.trainable.groups)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        first = self.examples.tokens[self.examples.offsets[0] : self.examples.offsets[1]][:8]
+        lm_loss.check_head(self.network, torch.tensor(first[None].astype(np.int64), device=self.accelerator.device))
+        self.weights = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
+        self.begin()
+
+    def begin(self) -> None:
+        """Counters, optimizer state and the objective's memory as at step 0; weights are left as they are."""
+        self.state = State()
+        self.optimizer.state.clear()
+        objective = module_of(self.setup.objective)
+        self.memory: dict[str, Tensor] | None = None
+        if hasattr(objective, "start"):
+            wanted = {k: v for k, v in options_of(self.setup.objective).items() if takes(objective.start, k)}
+            self.memory = objective.start(self.network, self._stream(), **wanted)
+
+    def step(self) -> dict[str, Any]:
+        """One optimizer step; returns its log row. Raises MetierError when the loss diverges."""
+        begun = time.monotonic()
+        setup, state, optimizer, trainable = self.setup, self.state, self.optimizer, self.trainable
+        window = self.plan[state.step]
+        batches = self._mine(window)
+        clock = Clock(state.step, len(self.plan), window.epoch, state.tokens + window.tokens, len(batches), optimizer)
+        torch.manual_seed(derive(setup.seed, "step", state.step, self.accelerator.process_index))
+        # Neither end of the schedule is wasted on a step that does not move.
+        factor = setup.schedule((state.step + 1) / (len(self.plan) + 1))
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor * group.get("scale", 1.0)
+        optimizer.zero_grad(set_to_none=True)
+        self.module.train()
+        total = torch.zeros((), device=self.accelerator.device)
+        seen: list[tuple[list[str], dict[str, Tensor]]] = []
+        for i, rows in enumerate(batches):
+            batch = self._batch(self.examples, rows, window)
+            batch = trainable.before_batch(batch) if trainable.before_batch else batch
+            with nullcontext() if i == len(batches) - 1 else self.accelerator.no_sync(self.module):
+                with self._precision():
+                    loss = self.module(batch, self.memory)
+                self._backward(loss * self.accelerator.num_processes)
+            total += loss.detach()
+            seen.append((batch.ids, {k: v.detach().cpu() for k, v in batch.seen.items()}))
+        loss_value = float(self.accelerator.reduce(total, "sum"))
+        if trainable.edit:
+            trainable.edit(clock)
+        norm = self._clip()
+        self._watch(loss_value, norm)
+        optimizer.step()
+        if trainable.after_step:
+            trainable.after_step(clock)
+        if self.memory is not None:
+            self.memory = module_of(setup.objective).remember(self.memory, self._in_order(seen, window))
+        seconds = time.monotonic() - begun
+        state.step, state.tokens, state.seconds = state.step + 1, state.tokens + window.tokens, state.seconds + seconds
+        state.last_loss = loss_value
+        return {"step": state.step, "loss": loss_value, "lr": self.rates[0] * factor, "grad_norm": norm,
+                "tokens": window.tokens, "seconds": round(seconds, 3)}  # fmt: skip
+
+    @torch.no_grad()
+    def dev_loss(self) -> float:
+        """Mean cross entropy of the supervised tokens of the dev records, in nats, whatever the objective is."""
+        assert self.dev is not None
+        self.module.eval()
+        everything = Window(0, np.arange(len(self.dev)), 0)
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for rows in self._mine(everything, self.dev):
+            batch = self._batch(self.dev, rows, everything)
+            with self._precision():
+                picked = lm_loss.supervised(self.network, batch.input_ids, batch.labels, batch.position_ids)
+                total += picked.per_token().double().sum()
+        return float(self.accelerator.reduce(total, "sum")) / int(self.dev.targets.sum())
+
+    def look(self) -> bool:
+        """Measures the dev loss, logs it, and says whether it is the best so far."""
+        state, loss = self.state, self.dev_loss()
+        self.setup.work.log(step=state.step, dev_loss=loss, dev_tokens=int(self.dev.targets.sum()) if self.dev else 0)
+        state.evaluated = state.step
+        state.first_dev = loss if state.first_dev is None else state.first_dev
+        better = state.best_dev is None or loss < state.best_dev
+        if better:
+            state.best_dev, state.best_step, state.looks_without_gain = loss, state.step, 0
+        else:
+            state.looks_without_gain += 1
+        return better
+
+    def save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        tensors, plain = checkpoint.flat(self.optimizer)
+        groups = {"weights": dict(self.weights), "optimizer": tensors, "memory": self.memory or {},
+                  "method": self.trainable.state() if self.trainable.state else {}}  # fmt: skip
+        facts = dataclasses.asdict(self.state) | {"optimizer": plain}
+        checkpoint.save(self.folder, Checkpoint(groups, facts), self.state.best_step)
+
+    def take(self, found: Checkpoint) -> None:
+        """Puts weights, optimizer, memory and the method's own state back; State is left to the caller."""
+        with torch.no_grad():
+            for name, tensor in found.groups["weights"].items():
+                self.weights[name].copy_(tensor)
+        checkpoint.restore(self.optimizer, found.groups["optimizer"], found.state["optimizer"])
+        if self.memory is not None:
+            self.memory = {k: t.to(self.accelerator.device) for k, t in found.groups["memory"].items()}
+        if self.trainable.load:
+            self.trainable.load(found.groups["method"])
+
+    def resume(self) -> None:
+        """From the newest complete checkpoint, if there is one; the log is cut back to it."""
+        found, skipped = checkpoint.newest(self.folder)
+        if found is not None:
+            self.take(found)
+            self.state = State(**{f.name: found.state[f.name] for f in dataclasses.fields(State)})
+        if self.accelerator.is_main_process:
+            rewind(self.setup.work, self.state)
+        self.setup.work.log(kept=len(self.examples), dropped=self.examples.dropped, steps=len(self.plan))
+        for sentence in skipped:
+            self.setup.work.log(note=sentence)
+
+    def finish(self) -> Model:
+        setup, state = self.setup, self.state
+        folder = setup.work.folder / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.module.eval()
+        made = self.trainable.finish(folder)
+        history: dict[str, Any] = {
+            "method": self.owner,
+            "steps": state.step,
+            "tokens_trained": state.tokens,
+            "parameters_trained": sum(p.numel() for p in self.weights.values()),
+            "seconds": round(state.seconds, 3),
+            "peak_memory_bytes": peak_memory(),
+            "loss": {"first": state.first_loss, "last": state.last_loss},
+        }
+        if self.dev is not None:
+            history["dev"] = {"first": state.first_dev, "best": state.best_dev, "best_step": state.best_step}
+        return dataclasses.replace(made, notes=made.notes | history)
+
+    def _backward(self, loss: Tensor) -> None:
+        if fuses(self.setup):
+            module_of(self.setup.optimizer).backward(self.optimizer, loss)
+        else:
+            self.accelerator.backward(loss)
+
+    def _clip(self) -> float:
+        """Shortens the gradient and returns its length before; 0 when the optimizer leaves none behind."""
+        gradients = [p.grad for p in self.weights.values() if p.grad is not None]
+        if not gradients:
+            return 0.0
+        if self.setup.max_grad_norm > 0:
+            return float(self.accelerator.clip_grad_norm_(self.weights.values(), self.setup.max_grad_norm))
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _watch(self, loss: float, norm: float) -> None:
+        state = self.state
+        if state.first_loss is None:
+            state.first_loss = loss
+        # A small first loss would make ordinary noise look like divergence: one nat is always allowed.
+        high = loss > max(DIVERGED * state.first_loss, state.first_loss + 1) and state.first_loss > 0
+        state.steps_high = state.steps_high + 1 if high else 0
+        if not math.isfinite(loss) or not math.isfinite(norm) or state.steps_high >= STEPS_HIGH:
+            kept = sorted(p.name for p in self.folder.glob("step-*"))
+            where = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint had been written yet"
+            raise MetierError(
+                f"{self.owner}: diverged at step {state.step + 1}: the loss went from {state.first_loss:.3g} to "
+                f"{loss:.3g} at a learning rate of {self.rates[0]:g}; take a smaller one ({where})"
+            )
+
+    def _mine(self, window: Window, examples: Examples | None = None) -> list[np.ndarray]:
+        """This process's micro-batches of a window: as many as every other process has, filled up with empty ones."""
+        lengths = (examples or self.examples).lengths
+        cut = micro_batches(lengths, window.rows, self.setup.micro_tokens, self.setup.order)
+        processes = self.accelerator.num_processes
+        cut += [np.zeros(0, np.int64)] * (-len(cut) % processes)
+        return cut[self.accelerator.process_index :: processes]
+
+    def _batch(self, examples: Examples, rows: np.ndarray, window: Window) -> Batch:
+        return collate(examples, rows, window.rows, seed=self.setup.seed, epoch=window.epoch,
+                       progress=self.state.step / len(self.plan), device=self.accelerator.device)  # fmt: skip
+
+    def _stream(self) -> Iterator[Batch]:
+        """Every training row once, in plan order: what an objective's ``start`` may look at."""
+        for window in (w for w in self.plan if w.epoch == 0):
+            for rows in micro_batches(self.examples.lengths, window.rows, self.setup.micro_tokens, self.setup.order):
+                yield self._batch(self.examples, rows, window)
+
+    def _in_order(self, seen: list[tuple[list[str], dict[str, Tensor]]], window: Window) -> dict[str, Tensor]:
+        """What the objective noted per row, over all processes, in the order of the window: name → [rows]."""
+        by_id: dict[str, dict[str, Tensor]] = {}
+        for ids, noted in gather_object(seen):
+            for row, i in enumerate(ids):
+                by_id[i] = {name: values[row] for name, values in noted.items()}
+        ids = [self.examples.ids[r] for r in window.rows]
+        return {name: torch.stack([by_id[i][name] for i in ids]) for name in by_id[ids[0]]}
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        device = self.accelerator.device.type
+        auto = device == "cuda" and torch.cuda.is_bf16_supported()
+        if self.setup.precision == "bf16" or (self.setup.precision == "auto" and auto):
+            return torch.autocast(device, torch.bfloat16)
+        return nullcontext()
+
+    def _check_accumulation(self) -> None:
+        for slot in methods_of(self.setup):
+            most = needs_of(slot).get("gradient_accumulation")
+            if most and any(len(self._mine(window)) > most for window in self.plan):
+                name = name_of(slot)
+                raise MetierError(f"{name}: takes a whole step in {most} micro-batch; raise 'micro_tokens' or lower 'batch'")
+            # A hook that edits gradients would find none.
+            if needs_of(slot).get("edit") == "none" and self.trainable.edit:
+                raise MetierError(f"{name_of(slot)}: leaves no gradient that {name_of(self.setup.parameters)} could edit")
+
+
+class _Loss(nn.Module):
+    """Objective, terms and penalty as one module, so that a distributed wrapper sees all that is computed."""
+
+    def __init__(self, network: nn.Module, setup: Setup, penalty: Callable[[Batch], Tensor] | None) -> None:
+        super().__init__()
+        self.network, self.setup, self.penalty = network, setup, penalty
+
+    def forward(self, batch: Batch, memory: dict[str, Tensor] | None) -> Tensor:
+        inputs = (self.network, batch) if memory is None else (self.network, batch, memory)
+        total: Tensor = self.setup.objective(*inputs)
+        for term in self.setup.terms:
+            total = total + term(self.network, batch)
+        return total if self.penalty is None else total + self.penalty(batch)

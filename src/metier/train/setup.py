@@ -1,0 +1,247 @@
+"""What a training step is made of: Setup (the slots, unrun), Network, Trainable, Clock; and what does not go together."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from metier.artefacts import Model, Part, Records
+from metier.options import (
+    Bound,
+    Count,
+    Duration,
+    MetierError,
+    NonNegative,
+    Objective,
+    Optimizer,
+    Parameters,
+    Positive,
+    Schedule,
+    Seed,
+    Term,
+    checked,
+    fields,
+)
+from metier.store import Work
+from metier.train.batches import Batch
+
+Length = Annotated[int, Field(ge=2)]
+SLOTS = {"parameters": "prepare", "objective": "loss", "terms": "term", "optimizer": "optimizer", "schedule": "rate"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The slots of a training step and how long, how large and how exact it runs. Its fields are options of every loop.
+
+    Options:
+        parameters: which weights move.
+        objective: the loss.
+        terms: regularisers added to it.
+        optimizer: how gradients become steps; its `lr` is the peak of the schedule.
+        schedule: how the learning rate changes from start to end.
+        epochs: passes over the data; fractions are allowed. Exactly one of `epochs`, `steps` and `tokens` is given.
+        steps: optimizer steps.
+        tokens: input tokens, padding not counted; the step that reaches the number is the last.
+        batch: records (rows, when texts are packed) a step, at most; 16 when `step_tokens` is not given either. An epoch
+            is cut evenly, so its last step is no smaller than the others.
+        step_tokens: tokens a step, about, instead of a number of records.
+        micro_tokens: tokens computed at once, padding counted; it bounds memory and changes no result.
+        length: longest record in tokens; texts are packed into rows of this length, conversations are cut.
+        order: *buckets* shuffles every epoch and sorts by length inside a step; *given* keeps the order of the data.
+        max_grad_norm: gradients longer than this are shortened to it; 0 leaves them.
+        precision: *fp32*; *bf16* computes in bfloat16 on float32 weights; *auto* is bf16 on a GPU that has it.
+        seed: of order, dropout and new weights.
+        dev: records whose loss is watched; the weights with the best one are returned. Never the test records.
+        evaluate_every: steps between looks at `dev`; ten looks when not given.
+        patience: looks without a better loss before training stops; it goes on to the end when not given.
+        checkpoint_every: time between checkpoints.
+    """
+
+    parameters: Parameters = "lora"  # type: ignore[assignment]
+    objective: Objective = "cross_entropy"  # type: ignore[assignment]
+    terms: list[Term] = dataclasses.field(default_factory=list)
+    optimizer: Optimizer = "adamw"  # type: ignore[assignment]
+    schedule: Schedule = "cosine"  # type: ignore[assignment]
+    epochs: Positive | None = None
+    steps: Count | None = None
+    tokens: Count | None = None
+    batch: Count | None = None
+    step_tokens: Count | None = None
+    micro_tokens: Count = 1024
+    length: Length = 512
+    order: Literal["buckets", "given"] = "buckets"
+    max_grad_norm: NonNegative = 1.0
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    seed: Seed = 0
+    dev: Records | None = None
+    evaluate_every: Count | None = None
+    patience: Count | None = None
+    checkpoint_every: Duration = 60.0
+    work: Work
+
+    ROLE: ClassVar[str] = "spread"
+
+    def __post_init__(self) -> None:
+        for slot, verb in SLOTS.items():  # from Python a slot may be a name
+            given = getattr(self, slot)
+            room = f"train.{slot.removesuffix('s') if slot == 'terms' else slot}"
+            if slot == "terms":
+                object.__setattr__(self, slot, [method(room, verb, g) if isinstance(g, str) else g for g in given])
+            elif isinstance(given, str):
+                object.__setattr__(self, slot, method(room, verb, given))
+        for field in fields(Setup):
+            if field.kind == "value":
+                object.__setattr__(self, field.name, checked("train", field, getattr(self, field.name)))
+        if self.batch is not None and self.step_tokens is not None:
+            raise MetierError("train: give 'batch' or 'step_tokens', not both")
+        if self.patience is not None and self.dev is None:
+            raise MetierError("train: 'patience' needs 'dev', the records whose loss is watched")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """An opened Model on its way into training: what ``prepare`` receives. ``source`` is the artefact it came from."""
+
+    module: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    source: Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Where training stands, for hooks: ``step`` of ``steps`` is under way or just done, counted from 0."""
+
+    step: int
+    steps: int
+    epoch: int
+    tokens: int  # trained on so far, this step included
+    micro_batches: int  # of this step
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def done(self) -> float:
+        """Share of the training, in [0, 1)."""
+        return self.step / self.steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """What ``prepare`` returns: a module whose chosen weights require gradients, and hooks around the steps.
+
+    ``groups`` are the optimizer's parameter groups; a group may carry ``scale``, a factor on its learning rate (0 is
+    legal; hooks change it through ``clock.optimizer.param_groups``), and its own ``weight_decay``.
+    In every step: ``before_batch(batch)`` and ``penalty(batch)`` per micro-batch (a penalty that does not depend on the
+    batch is multiplied by ``batch.share``), ``edit(clock)`` on whole gradients after the last backward and before
+    clipping, ``after_step(clock)`` after the optimizer moved. ``state()`` goes into every checkpoint, ``load`` takes it
+    back. ``finish(folder)`` writes the result there.
+    """
+
+    network: Network
+    groups: list[dict[str, Any]]
+    finish: Callable[[Path], Model | Part]
+    before_batch: Callable[[Batch], Batch] | None = None
+    penalty: Callable[[Batch], Tensor] | None = None
+    edit: Callable[[Clock], None] | None = None
+    after_step: Callable[[Clock], None] | None = None
+    state: Callable[[], dict[str, Tensor]] | None = None
+    load: Callable[[dict[str, Tensor]], None] | None = None
+
+
+def method(room: str, verb: str, name: str, **values: Any) -> Bound:
+    """A method with options bound, for Python and tests: ``method("train.optimizer", "optimizer", "adamw", lr=1e-4)``."""
+    try:
+        module = importlib.import_module(f"metier.{room}.{name}")
+    except ModuleNotFoundError:
+        raise MetierError(f"{room}: has no method '{name}'") from None
+    return Bound(f"{room}.{name}", getattr(module, verb), values)
+
+
+def function_of(slot: Callable[..., Any]) -> Callable[..., Any]:
+    return slot.function if isinstance(slot, Bound) else slot.func if isinstance(slot, functools.partial) else slot
+
+
+def options_of(slot: Callable[..., Any]) -> dict[str, Any]:
+    return dict(slot.values) if isinstance(slot, Bound) else dict(slot.keywords) if isinstance(slot, functools.partial) else {}
+
+
+def module_of(slot: Callable[..., Any]) -> ModuleType:
+    found = inspect.getmodule(function_of(slot))
+    assert found is not None
+    return found
+
+
+def name_of(slot: Callable[..., Any]) -> str:
+    return slot.name if isinstance(slot, Bound) else module_of(slot).__name__.removeprefix("metier.")
+
+
+def takes(slot: Callable[..., Any], name: str) -> bool:
+    return name in inspect.signature(function_of(slot)).parameters
+
+
+def with_option(slot: Callable[..., Any], **values: Any) -> Callable[..., Any]:
+    """The method with some of its options set anew."""
+    return functools.partial(function_of(slot), **(options_of(slot) | values))
+
+
+def fuses(setup: Setup) -> bool:
+    """Whether the optimizer owns the backward pass and updates inside it."""
+    return hasattr(module_of(setup.optimizer), "backward")
+
+
+def derive(seed: int, *parts: object) -> int:
+    """A seed in [0, 2⁶³) that depends on every part and on nothing else."""
+    text = "\x1f".join([str(seed), *map(str, parts)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def methods_of(setup: Setup, slots: Sequence[str] = tuple(SLOTS)) -> list[Callable[..., Any]]:
+    return [m for slot in slots for m in (setup.terms if slot == "terms" else [getattr(setup, slot)])]
+
+
+def needs_of(slot: Callable[..., Any]) -> dict[str, Any]:
+    """What the method's file declares: NEEDS, or ``needs(options)`` where it depends on them."""
+    module = module_of(slot)
+    found = module.needs(options_of(slot)) if hasattr(module, "needs") else getattr(module, "NEEDS", {})
+    return dict(found)
+
+
+def refuse(setup: Setup, owner: str, honoured: Sequence[str] = tuple(SLOTS), processes: int = 1) -> None:
+    """Checks before the first minute of work that the slots go together.
+
+    A slot the loop would ignore is refused, and so is a setting against a method's NEEDS (or ``needs(options)``):
+    ``max_grad_norm``, ``gradient_accumulation``, ``processes`` (a number each), ``gradient`` (*whole*), ``update``
+    (*step*: no optimizer that updates inside backward), ``edit`` (*none*), or the name another slot must hold.
+    Raises MetierError naming the method.
+    """
+    how_long = [n for n in ("epochs", "steps", "tokens") if getattr(setup, n) is not None]
+    if len(how_long) != 1:
+        got = " and ".join(how_long) or "none"
+        raise MetierError(f"{owner}: give exactly one of 'epochs', 'steps', 'tokens', got {got}")
+    defaults = {f.name: f.default for f in fields(Setup)}
+    for slot in set(SLOTS) - set(honoured):
+        given = getattr(setup, slot)
+        if given and (slot == "terms" or name_of(given).rpartition(".")[2] != defaults[slot]):
+            raise MetierError(f"{owner}: has no use for '{slot}'")
+    for used in methods_of(setup, honoured):
+        name = name_of(used)
+        for key, wanted in needs_of(used).items():
+            if key == "max_grad_norm" and setup.max_grad_norm != wanted:
+                raise MetierError(f"{name}: needs max_grad_norm {wanted}, got {setup.max_grad_norm}")
+            if key == "processes" and processes != wanted:
+                raise MetierError(f"{name}: runs in {wanted} process, got {processes}")
+            if key in ("update", "gradient") and wanted in ("step", "whole") and fuses(setup):
+                raise MetierError(f"{name}: needs whole gradients, which {name_of(setup.optimizer)} never holds")
+            if key in SLOTS and name_of(getattr(setup, key)).rpartition(".")[2] != wanted:
+                raise MetierError(f"{name}: needs {key} '{wanted}', got {name_of(getattr(setup, key))}")

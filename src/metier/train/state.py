@@ -1,0 +1,54 @@
+"""What a training has come to, and the log cut back to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import sys
+from typing import Any
+
+import torch
+
+from metier.store import Work
+
+
+@dataclasses.dataclass
+class State:
+    """What training has come to; all of it is in every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    steps_high: int = 0
+    evaluated: int = -1  # the step of the last look at dev
+    first_dev: float | None = None
+    best_dev: float | None = None
+    best_step: int | None = None
+    looks_without_gain: int = 0
+
+
+def rewind(work: Work, state: State) -> None:
+    """Drops the log rows a killed run wrote after its last checkpoint; they are about to be written again."""
+
+    def stays(row: dict[str, Any]) -> bool:
+        if "dev_loss" in row:
+            return bool(row["step"] <= state.evaluated)
+        return bool(row["step"] <= state.step) if "loss" in row else "kept" not in row
+
+    path = work.folder / "log.jsonl"
+    if path.exists():
+        rows = [row for row in work.rows() if stays(row)]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(path)
+
+
+def peak_memory() -> int:
+    """Peak memory of this process so far, in bytes: of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,147 @@
+"""The split: no text on both sides, whatever the documents share."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metier.text import leakfree
+from metier.text.leakfree import assign, contained, overlap, shingles
+
+Rows = list[dict[str, Any]]
+
+
+def words(seed: int, n: int) -> str:
+    rng = random.Random(seed)
+    return " ".join(f"w{rng.randrange(10**6)}" for _ in range(n))
+
+
+def rows_of(documents: dict[str, list[str]]) -> Rows:
+    return [{"id": f"{name}.{k}", "document": name, "text": text}
+            for name, texts in documents.items() for k, text in enumerate(texts)]  # fmt: skip
+
+
+def independent(n: int, chunks: int = 4) -> dict[str, list[str]]:
+    return {f"d{i:02}": [words(100 * i + k, 60) for k in range(chunks)] for i in range(n)}
+
+
+def test_shingles_are_the_distinct_word_sequences() -> None:
+    assert len(shingles(words(1, 20))) == 20 - 13 + 1
+    assert len(shingles("one two three")) == 1
+    assert len(shingles("...")) == 0
+    assert np.array_equal(shingles("A, b c! " * 5), shingles("a b c " * 5))
+    assert len(shingles("a b c " * 30)) == 3
+
+
+def test_overlap_is_the_share_of_the_part() -> None:
+    whole = words(1, 100)
+    part = " ".join(whole.split()[:20]) + " " + words(2, 20)
+    assert overlap(shingles(part), shingles(whole)) == 8 / 28
+    assert overlap(shingles(""), shingles(whole)) == 0
+    assert overlap(shingles(whole), shingles("")) == 0
+
+
+def test_a_document_inside_another_is_dropped_and_of_equals_one_stays() -> None:
+    whole, other = words(1, 200), words(2, 100)
+    prints = [shingles(t) for t in (" ".join(whole.split()[50:120]), whole, other, other)]
+    assert contained(prints, [1, 1, 1, 1]) == {0: 1, 3: 2}
+
+
+def test_documents_that_share_text_stay_together() -> None:
+    documents = independent(20)
+    for a, b in (("d00", "d01"), ("d01", "d02"), ("d07", "d08")):
+        documents[b].append(" ".join(documents[a][0].split()[:40]) + " " + words(9000 + int(b[1:]), 10))
+    made = assign(rows_of(documents), dev=0.1, test=0.2, seed=3)
+    assert made.how == "groups" and not made.dropped and not made.notes
+    assert made.group["d00.0"] == made.group["d01.0"] == made.group["d02.0"] == "d00"
+    assert made.group["d07.0"] == made.group["d08.0"]
+    assert len({made.group[f"d{i:02}.0"] for i in range(20)}) == 17
+    for group in set(made.group.values()):
+        assert len({made.split[i] for i, g in made.group.items() if g == group}) == 1
+    assert made.residual == {"test": 0.0, "dev": 0.0}
+
+
+def test_the_shares_are_met_with_many_groups_in_test() -> None:
+    rows = rows_of(independent(60))
+    made = assign(rows, dev=0.1, test=0.2, seed=0)
+    size = {row["id"]: len(row["text"]) for row in rows}
+    total = sum(size.values())
+    for name, share in (("test", 0.2), ("dev", 0.1)):
+        assert sum(size[i] for i, s in made.split.items() if s == name) / total == pytest.approx(share, abs=0.03)
+    assert len({made.group[i] for i, s in made.split.items() if s == "test"}) >= leakfree.LEAST_GROUPS
+
+
+def test_held_out_chunks_that_repeat_train_go_with_a_reason() -> None:
+    licence = words(7, 60)
+    documents = {name: [*texts, *(words(10**6 + i * 100 + k, 200) for k in range(8)), licence]
+                 for i, (name, texts) in enumerate(independent(30).items())}  # fmt: skip
+    made = assign(rows_of(documents), dev=0.1, test=0.2, seed=0)
+    assert made.how == "groups" and len(set(made.group.values())) == 30
+    assert set(made.dropped.values()) == {"dev chunk repeats text of another split",
+                                          "test chunk repeats text of another split"}  # fmt: skip
+    assert all(i.endswith(".12") for i in made.dropped)
+    assert made.residual == {"test": 0.0, "dev": 0.0}
+
+
+def test_a_chain_through_all_documents_is_broken_and_said() -> None:
+    documents = independent(12, 8)
+    names = list(documents)
+    for a, b in itertools.pairwise(names):
+        documents[b][0] = " ".join(documents[a][7].split()[:52]) + " " + words(ord(b[-1]), 20)
+    made = assign(rows_of(documents), dev=0.1, test=0.2, seed=0)
+    assert made.how == "groups" and len(set(made.group.values())) >= leakfree.LEAST_GROUPS
+    assert any("instead of 5%" in note for note in made.notes)
+    assert max(made.residual.values()) < 0.02
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_few_documents_are_cut_into_sections_with_a_margin(n: int) -> None:
+    rows = rows_of(independent(n, 80 // n))
+    made = assign(rows, dev=0.1, test=0.2, seed=1)
+    assert made.how == "sections" and any("contiguous sections" in note for note in made.notes)
+    assert set(made.dropped.values()) == {"margin between sections"}
+    order = [made.split.get(row["id"]) for row in rows]
+    for a, b in itertools.pairwise(order):
+        assert not (a == "train" and b in ("dev", "test")) and not (a in ("dev", "test") and b == "train")
+    assert 0.1 < order.count("test") / 80 < 0.3 and 0.05 < order.count("dev") / 80 < 0.2
+    assert len({made.group[r["id"]] for r in rows if made.split.get(r["id"]) == "test"}) == leakfree.SECTIONS
+
+
+def test_small_texts_are_called_too_small() -> None:
+    assert "too small to tell" in assign(rows_of(independent(10, 1)), dev=0.1, test=0.2, seed=0).notes[0]
+    assert not assign(rows_of(independent(60, 4)), dev=0.1, test=0.2, seed=0).notes
+
+
+def test_whole_documents_dealt_at_random_leak() -> None:
+    documents = {f"d{i}": [words(i // 2, 60)] for i in range(40)}
+    assert leakfree.leak_at_random(rows_of(documents), dev=0.1, test=0.2, seed=0) > 0.5
+    made = assign(rows_of(documents), dev=0.1, test=0.2, seed=0)
+    assert made.residual["test"] == 0 and len(made.dropped) == 20
+
+
+DOCUMENTS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=6), min_size=1, max_size=14)
+
+
+@settings(max_examples=40, deadline=None)
+@given(DOCUMENTS, st.integers(0, 5))
+def test_any_documents(made_of: list[list[int]], seed: int) -> None:
+    """Documents made of shared passages: every row is dealt or dropped, and nothing held out stands in train."""
+    rows = rows_of({f"d{i:02}": [words(p, 40) for p in passages] for i, passages in enumerate(made_of)})
+    made = assign(rows, dev=0.1, test=0.2, seed=seed)
+    assert set(made.split) | set(made.dropped) == {row["id"] for row in rows}
+    assert not set(made.split) & set(made.dropped)
+    assert set(made.group) == set(made.split)
+    text = {row["id"]: row["text"] for row in rows}
+    train = {text[i] for i, s in made.split.items() if s == "train"}
+    assert not train & {text[i] for i, s in made.split.items() if s != "train"}
+    assert assign(rows, dev=0.1, test=0.2, seed=seed) == made
+    if made.how == "groups":
+        shuffled = random.Random(seed).sample(list({r["document"] for r in rows}), len(made_of))
+        again = assign([r for d in shuffled for r in rows if r["document"] == d], dev=0.1, test=0.2, seed=seed)
+        assert (again.split, again.dropped, again.group) == (made.split, made.dropped, made.group)
