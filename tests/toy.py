@@ -1,4 +1,4 @@
-"""A language model of two small blocks with a tokenizer of its own, made on the spot: loads in a moment, trains in one."""
+"""A language model of two small blocks with a tokenizer of its own, made on the spot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from metier.artefacts import Model, Records
 from metier.disk import files_digest
 
-WORDS = "river bridge valve meter open close north south seven eight stands rises falls before after the a of and".split()
+WORDS = (
+    "river bridge valve meter open close north south seven eight stands rises falls before after the a of and".split()
+)
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

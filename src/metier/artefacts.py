@@ -206,6 +206,7 @@ class Measure:
     kind: Literal["domain", "retention"]
     unit: str
     better: Literal["higher", "lower"]
+    title: str  # what the report calls it
     words: str  # one plain sentence for the report
     margin: float | None = None
     chance: float | None = None
@@ -217,8 +218,10 @@ class Measure:
 class Task:
     """Records to be answered, how each is asked, and how replies are graded.
 
-    Columns of ``records``: id, split, measure (a key of ``measures``), cluster (rows of one are resampled together),
-    prompt (text, or messages), and by kind of asking: text · choices and gold (an index) · what ``grade`` needs. ``method`` is the module that made it; its ``grade(records, replies) -> rows`` grades *write* rows.
+    Columns of ``records``: id, split, measure (a key of ``measures``), cluster (rows of one are not independent), prompt
+    (text), and by kind of asking: text · choices and gold (an index) · what ``grade`` needs. ``method`` is the module
+    that made it; its ``grade(records, replies) -> rows`` grades *write* rows. Rows without a measure are not asked:
+    they are the records the task was made from, to train on (``$task.train``).
     """
 
     name: str
@@ -237,7 +240,17 @@ class Task:
         return cast(list[dict[str, float]], module.grade(records, replies))
 
     def part(self, split: str) -> Records:
-        return self.records.part(split)
+        """The rows of one split, without the columns that none of them fills. Raises MetierError for an unknown split."""
+        table = self.records.part(split).table
+        filled = [name for name in table.column_names if table.column(name).null_count < table.num_rows]
+        return Records(table.select(filled))
+
+    def asked(self) -> dict[str, list[Row]]:
+        """The rows to be answered, by the measure they are asked under."""
+        rows: dict[str, list[Row]] = {}
+        for row in self.records.where([m is not None for m in self.records.column("measure")]):
+            rows.setdefault(row["measure"], []).append(row)
+        return rows
 
     @property
     def digest(self) -> str:

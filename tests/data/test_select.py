@@ -63,6 +63,7 @@ def test_wrong_language() -> None:
     found = reasons(data)
     assert found == [None] * 9 + ["wrong language (de)", None, None]
     assert reasons(data, language="any") == [None] * 12
+    assert reasons(data, sure=1.0)[9] is None
     assert reasons(data, language="de") == ["wrong language (en)"] * 9 + [None] * 3
     assert reasons(records(ENGLISH, ENGLISH, GERMAN)) == [None] * 3  # a third of the text is no foreign body
     with pytest.raises(MetierError, match=r"'language' must be .* got 'German'"):

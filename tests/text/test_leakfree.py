@@ -77,6 +77,14 @@ def test_the_shares_are_met_with_many_groups_in_test() -> None:
     assert len({made.group[i] for i, s in made.split.items() if s == "test"}) >= leakfree.LEAST_GROUPS
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_large_document_is_never_most_of_what_is_held_out(seed: int) -> None:
+    sizes = {"large": 150, **{f"d{i:02}": 10 for i in range(85)}}
+    side = leakfree.deal(sizes, dev=0.1, test=0.2, seed=seed)
+    assert side["large"] == "train"
+    assert sum(sizes[g] for g, s in side.items() if s == "test") == 200
+
+
 def test_held_out_chunks_that_repeat_train_go_with_a_reason() -> None:
     licence = words(7, 60)
     documents = {name: [*texts, *(words(10**6 + i * 100 + k, 200) for k in range(8)), licence]

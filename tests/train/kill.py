@@ -49,7 +49,10 @@ def forked(folder: Path, model: Model, seconds: float | None) -> bool:
 def result(folder: Path) -> dict[str, str]:
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in Work(folder).rows() if "kept" not in row]
     found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "model").iterdir()}
-    return found | {"log": hashlib.sha256(json.dumps(rows).encode()).hexdigest(), "steps": str(sum("loss" in r for r in rows))}
+    return found | {
+        "log": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        "steps": str(sum("loss" in r for r in rows)),
+    }
 
 
 def main(place: Path, kills: int, seed: int) -> None:

@@ -69,4 +69,6 @@ def test_optimizer_state_round_trip_casts_nothing():
         assert first.state[x].keys() == second.state[x].keys()
         for name, value in first.state[x].items():
             other = second.state[x][name]
-            assert torch.equal(value, other) and value.dtype == other.dtype if torch.is_tensor(value) else value == other
+            assert (
+                torch.equal(value, other) and value.dtype == other.dtype if torch.is_tensor(value) else value == other
+            )

@@ -54,10 +54,12 @@ def copy(weights):
     return {k: v.detach().clone() for k, v in weights.items()}
 
 
-# -- laws ---------------------------------------------------------------------------------------------------------------
+# -- laws ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("read, data", [(batches.packed, maker.texts(40)), (batches.conversations, maker.questions(40))])
+@pytest.mark.parametrize(
+    "read, data", [(batches.packed, maker.texts(40)), (batches.conversations, maker.questions(40))]
+)
 def test_a_step_is_the_same_however_it_is_cut(toy, tmp_path, read, data):
     whole, cut, single = (run(toy, tmp_path, data, read, micro_tokens=m, parameters="full") for m in (4000, 70, 1))
     rows = [steps(r) for r in (whole, cut, single)]
@@ -70,7 +72,9 @@ def test_a_step_is_the_same_however_it_is_cut(toy, tmp_path, read, data):
 
 def test_what_is_not_supervised_changes_nothing(toy, tmp_path):
     questions = maker.questions(20)
-    longer = [row | {"messages": [*row["messages"], {"role": "user", "content": "and after the bridge"}]} for row in questions]
+    longer = [
+        row | {"messages": [*row["messages"], {"role": "user", "content": "and after the bridge"}]} for row in questions
+    ]
     a = run(toy, tmp_path, questions, batches.conversations)
     b = run(toy, tmp_path, type(questions).from_rows(longer), batches.conversations)
     assert [r["loss"] for r in steps(a)] == [r["loss"] for r in steps(b)]
@@ -134,7 +138,7 @@ def test_same_seed_same_weights_other_seed_other(toy, tmp_path):
     assert a.digest == b.digest != c.digest
 
 
-# -- slots --------------------------------------------------------------------------------------------------------------
+# -- slots -----------------------------------------------------------------------------------------
 
 
 def test_hooks_run_in_their_order(toy, tmp_path):
@@ -234,7 +238,7 @@ def test_what_makes_no_sense_is_refused_in_one_sentence(toy, tmp_path, changes, 
         run(toy, tmp_path, **changes)
 
 
-# -- the whole way ------------------------------------------------------------------------------------------------------
+# -- the whole way ---------------------------------------------------------------------------------
 
 
 def test_a_lora_result_is_a_plain_peft_folder_with_its_history(toy, tmp_path):
@@ -247,15 +251,25 @@ def test_a_lora_result_is_a_plain_peft_folder_with_its_history(toy, tmp_path):
     opened, _ = load.network(made)
     ids = torch.arange(20)[None]
     assert torch.equal(plain(ids).logits, opened(ids).logits)
-    assert made.notes["parameters_trained"] == sum(t.numel() for t in load_file(made.path / "adapter_model.safetensors").values())
+    assert made.notes["parameters_trained"] == sum(
+        t.numel() for t in load_file(made.path / "adapter_model.safetensors").values()
+    )
     rows = [row for row in Work(tmp_path).rows() if "loss" in row]
-    assert [row["step"] for row in rows] == list(range(1, 7)) and sum(r["tokens"] for r in rows) == made.notes["tokens_trained"]
+    assert [row["step"] for row in rows] == list(range(1, 7)) and sum(r["tokens"] for r in rows) == made.notes[
+        "tokens_trained"
+    ]
     assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["lr"] < rows[1]["lr"]
     json.loads((made.path / "adapter_config.json").read_text())
 
 
 def test_the_best_weights_on_dev_are_returned_and_patience_ends_it(toy, tmp_path):
-    given = {"dev": maker.texts(5, seed=9), "optimizer": adamw(lr=0.05), "steps": 60, "evaluate_every": 4, "patience": 2}
+    given = {
+        "dev": maker.texts(5, seed=9),
+        "optimizer": adamw(lr=0.05),
+        "steps": 60,
+        "evaluate_every": 4,
+        "patience": 2,
+    }
     made = pretrain.train(toy, maker.texts(4), setup(tmp_path, **given))
     looks = {row["step"]: row["dev_loss"] for row in Work(tmp_path).rows() if "dev_loss" in row}
     best = min(looks, key=lambda s: looks[s])
@@ -272,7 +286,9 @@ def test_training_that_never_helps_returns_the_start(toy, tmp_path):
 
 def test_divergence_stops_in_one_sentence_and_keeps_the_good_weights(toy, tmp_path):
     wild = setup(tmp_path, steps=60, optimizer=adamw(lr=30.0), parameters="full", checkpoint_every=1e-6)
-    with pytest.raises(MetierError, match=r"diverged at step \d+: .* learning rate of 30; take a smaller one \(the last good"):
+    with pytest.raises(
+        MetierError, match=r"diverged at step \d+: .* learning rate of 30; take a smaller one \(the last good"
+    ):
         pretrain.train(toy, maker.texts(40), wild)
     assert list((tmp_path / "checkpoints").glob("step-*"))
 
@@ -288,6 +304,11 @@ def test_training_goes_on_with_an_adapter_of_the_same_shape_only(toy, tmp_path):
 def test_a_probe_leaves_nothing_behind_and_starts_each_rate_alike(toy, tmp_path):
     given = setup(tmp_path, steps=None, dev=maker.texts(4, 7), optimizer=adamw())
     rows = probe.rates(toy, maker.texts(40), given, rates=[1e-2, 1e-3, 1e-2], steps=3, work=given.work)
-    assert rows[0]["dev_loss_after"] == rows[2]["dev_loss_after"] < rows[1]["dev_loss_after"] < rows[1]["dev_loss_before"]
+    assert (
+        rows[0]["dev_loss_after"] == rows[2]["dev_loss_after"] < rows[1]["dev_loss_after"] < rows[1]["dev_loss_before"]
+    )
     assert [p.name for p in tmp_path.iterdir()] == [] and rows[0]["tokens"] > 0
-    assert probe.tokens(toy, maker.texts(40), given) == fit.Run(toy, maker.texts(40), setup(tmp_path), batches.packed, "x").examples.lengths.sum()
+    assert (
+        probe.tokens(toy, maker.texts(40), given)
+        == fit.Run(toy, maker.texts(40), setup(tmp_path), batches.packed, "x").examples.lengths.sum()
+    )

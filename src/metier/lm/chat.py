@@ -88,9 +88,8 @@ class TransformersChat:
     ) -> list[Reply]:  # fmt: skip
         network, tokenizer = self.loaded
         prompts = [tokens.encode(tokenizer, tokens.render(tokenizer, c, reply=True)) for c in conversations]
-        asked = [p for p in prompts for _ in range(n)]
-        made = generate.generate(network, tokenizer, asked, max_tokens=max_tokens, temperature=temperature,
-                                 top_p=top_p, seed=seed, stop=stop, advance=advance)  # fmt: skip
+        made = generate.generate(network, tokenizer, prompts, max_tokens=max_tokens, temperature=temperature,
+                                 top_p=top_p, n=n, seed=seed, stop=stop, advance=advance)  # fmt: skip
         return [Reply(m.text, m.tokens, m.logprob, m.finish) for m in made]
 
     def logprobs(

@@ -1,17 +1,27 @@
-"""Batched generation: left-padded, length-sorted, one random stream a reply, so a batch changes no sample."""
+"""Batched generation: left-padded, length-sorted, one random stream a reply, so a batch changes no sample.
+
+Batches differ in the last digits of their logits, as all matrix products of other shapes do: where two tokens are
+that close, another batch may pick the other one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from metier.lm import score, tokens
+from metier.options import MetierError
+
 ROWS = 16  # sequences generated together
+TOKENS = 16384  # … and how many tokens they may have in the end: their keys and values are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,99 +34,119 @@ class Generated:
 
 @dataclasses.dataclass
 class _Open:
-    """A sequence on its way."""
+    """A reply on its way."""
 
-    chosen: list[int]
-    logprob: float
-    randomness: torch.Generator | None
+    prompt: list[int]
+    room: int  # tokens it may have
+    randomness: torch.Generator
+    chosen: list[int] = dataclasses.field(default_factory=list)
+    logprob: float = 0.0
     text: str = ""
-    finish: Literal["stop", "length"] | None = None
+    finish: Literal["stop", "length"] = "length"
 
 
 @torch.no_grad()
 def generate(
     network: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], *, max_tokens: int,
-    temperature: float, top_p: float, seed: int, stop: Sequence[str], advance: Callable[[float], None] | None,
+    temperature: float, top_p: float, n: int, seed: int, stop: Sequence[str], advance: Callable[[float], None] | None,
 ) -> list[Generated]:  # fmt: skip
-    """A continuation of every prompt (token ids); greedy at temperature 0.
+    """``n`` continuations of every prompt (token ids), in order; greedy at temperature 0.
 
-    A reply ends at the model's end-of-turn or at a stop string, which is cut off (finish *stop*), or after
-    ``max_tokens`` (finish *length*). Its logprob is the sum over its tokens under the untempered model, in nats.
+    A reply ends at the model's end of turn or at a stop string, which is cut off (finish *stop*), or after
+    ``max_tokens`` or at the end of the model's window (finish *length*). Tokens and logprob (nats, of the untempered model) count all that was chosen,
+    the token that ended it included. A sample depends on seed, prompt and its number among the ``n``, not on what
+    else is asked. ``advance`` hears of replies done. Raises MetierError when a prompt fills the model's window.
     """
-    replies: list[Generated | None] = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    for start in range(0, len(order), ROWS):
-        batch = order[start : start + ROWS]
-        opened = [_Open([], 0.0, _randomness(seed, i, prompts[i]) if temperature > 0 else None) for i in batch]
-        _run(network, tokenizer, [prompts[i] for i in batch], opened, max_tokens, temperature, top_p, stop)
-        for i, one in zip(batch, opened, strict=True):
-            replies[i] = Generated(one.text, len(one.chosen), one.logprob, one.finish or "length")
+    longest, window = max(map(len, prompts), default=0), score.window_of(network)
+    if longest >= window:
+        raise MetierError(f"reply: a conversation of {longest} tokens leaves no room in the model's window of {window}")
+    if not all(prompts):
+        raise MetierError("reply: a conversation without any text cannot be answered")
+    opened = [
+        _Open(prompt, min(max_tokens, window - len(prompt)), _randomness(seed, k, prompt))
+        for prompt in prompts for k in range(n)
+    ]  # fmt: skip
+    order = sorted(range(len(opened)), key=lambda i: len(opened[i].prompt))
+    rows = max(1, min(ROWS, TOKENS // max(1, longest + max_tokens)))
+    for start in range(0, len(order), rows):
+        batch = [opened[i] for i in order[start : start + rows]]
+        _run(network, tokenizer, [one for one in batch if one.room], temperature, top_p, stop)
         if advance:
             advance(len(batch))
-    return [r for r in replies if r is not None]
+    return [Generated(o.text, len(o.chosen), o.logprob, o.finish) for o in opened]
 
 
 def _run(
-    network: Any, tokenizer: Any, prompts: list[list[int]], opened: list[_Open], max_tokens: int, temperature: float,
-    top_p: float, stop: Sequence[str],
+    network: Any, tokenizer: Any, going: list[_Open], temperature: float, top_p: float, stop: Sequence[str]
 ) -> None:  # fmt: skip
+    if not going:
+        return
     device = next(network.parameters()).device
-    width = max(map(len, prompts))
-    ids = torch.zeros((len(prompts), width), dtype=torch.long)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
+    width = max(len(one.prompt) for one in going)
+    ids = torch.zeros((len(going), width), dtype=torch.long)
+    mask = torch.zeros((len(going), width), dtype=torch.long)
+    for i, one in enumerate(going):
+        ids[i, width - len(one.prompt) :] = torch.tensor(one.prompt)
+        mask[i, width - len(one.prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     ends = _ends(network, tokenizer)
-    cache = None
-    for _ in range(max_tokens):
+    causal = network.get_base_model() if isinstance(network, PeftModel) else network
+    # The logits of a whole prompt would be the largest tensor of all.
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(causal.forward).parameters else {}
+    cache: Any = None
+    while going:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = network(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                      use_cache=True, logits_to_keep=1)  # fmt: skip
+                      use_cache=True, **last)  # fmt: skip
         cache = out.past_key_values
         scores = torch.log_softmax(out.logits[:, -1].float(), -1)  # [batch, vocab]
-        chosen = _choose(scores, opened, temperature, top_p)  # [batch]
-        for i, one in enumerate(opened):
-            if one.finish is None:
-                _take(one, int(chosen[i]), float(scores[i, chosen[i]]), tokenizer, ends, stop)
-        if all(one.finish for one in opened):
-            break
-        ids = chosen[:, None]
-        mask = torch.cat([mask, mask.new_ones((len(prompts), 1))], dim=1)
+        chosen = _choose(scores, going, temperature, top_p)  # [batch]
+        values = scores.gather(-1, chosen[:, None])[:, 0].tolist()
+        for one, token, value in zip(going, chosen.tolist(), values, strict=True):
+            _take(one, token, value, tokenizer, ends, stop)
+        still = [i for i, one in enumerate(going) if one.finish == "length" and len(one.chosen) < one.room]
+        ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones((len(going), 1))], dim=1)
+        if len(still) < len(going):
+            kept = torch.tensor(still, dtype=torch.long, device=device)
+            ids, mask, going = ids[kept], mask[kept], [going[i] for i in still]
+            if going:
+                cache.batch_select_indices(kept)
 
 
-def _take(one: _Open, token: int, logprob: float, tokenizer: Any, ends: set[int], stop: Sequence[str]) -> None:
-    one.logprob += logprob
+def _take(one: _Open, token: int, value: float, tokenizer: Any, ends: set[int], stop: Sequence[str]) -> None:
+    one.logprob += value
     one.chosen.append(token)
     if token in ends:
         one.finish = "stop"
-        return
-    one.text = tokenizer.decode([t for t in one.chosen if t not in ends], skip_special_tokens=True)
+    if stop or token in ends or len(one.chosen) == one.room:
+        one.text = tokenizer.decode([t for t in one.chosen if t not in ends], skip_special_tokens=True)
     found = [at for s in stop if (at := one.text.find(s)) >= 0]
     if found:
         one.text, one.finish = one.text[: min(found)], "stop"
 
 
-def _choose(scores: Tensor, opened: list[_Open], temperature: float, top_p: float) -> Tensor:
+def _choose(scores: Tensor, going: list[_Open], temperature: float, top_p: float) -> Tensor:
     if temperature == 0:
         return scores.argmax(-1)
     p = torch.softmax(scores / temperature, -1)
     if top_p < 1:
         ranked, order = p.sort(-1, descending=True)
         beyond = ranked.cumsum(-1) - ranked >= top_p  # the one that crosses the border still counts
+        beyond[:, 0] = False
         p = p.scatter(-1, order, ranked.masked_fill(beyond, 0.0))
-    rows = [torch.multinomial(p[i].cpu(), 1, generator=one.randomness) for i, one in enumerate(opened)]
+    p = p.cpu()  # the generators live there, so that a sample is the same on every device
+    rows = [torch.multinomial(p[i], 1, generator=one.randomness) for i, one in enumerate(going)]
     return torch.cat(rows).to(scores.device)
 
 
-def _ends(network: Any, tokenizer: Any) -> set[int]:
-    """Every id that ends a turn: the tokenizer's, and those the model's generation settings name."""
-    named = getattr(getattr(network, "generation_config", None), "eos_token_id", None)
-    found = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
-    return {int(i) for i in found if i is not None}
+def _ends(network: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every id that ends a reply: the tokenizer's and the template's, and those the generation settings name."""
+    settings = network.generation_config
+    named = settings.eos_token_id if settings is not None else None
+    more = named if isinstance(named, list) else [] if named is None else [named]
+    return {*tokens.end_of_turn(tokenizer), *map(int, more)}
 
 
-def _randomness(seed: int, index: int, prompt: list[int]) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}:{index}:{prompt}".encode()).digest()
+def _randomness(seed: int, number: int, prompt: list[int]) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}:{number}:{prompt}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -20,35 +20,42 @@ from metier.artefacts import Row
 from metier.tasks import _general_data
 
 STEM = 400  # characters before the gap, about 80 to 100 tokens
-LEAST_STEM = 80
-LEAST_WORDS = 6  # of the gap's own sentence, before it
-BAND = (0.4, 2.5)  # how often a wrong word stands in the document, in times of the answer
-APART = 200  # characters between two gaps of one chunk
+LEAST_LEAD = -0.25  # sentences in common by which a wrong word may lead
+LEAST_WORDS = 5  # of the gap's own sentence, before it
+BAND = (0.25, 4.0)  # how often a wrong word stands in the document, in times of the answer
+APART = 120  # characters between two gaps of one chunk
 COMMON = 400  # words of general English that are too common to ask for
 WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 GAP = re.compile(r"(?<=[^\W\d_] )[^\W\d_]{4,}(?=[ ,.;:)?!\n])")
 ENDINGS = ("ing", "ed", "ly", "tion", "sion", "ment", "ness", "able", "ible", "ous", "ive", "al", "er", "or", "s")
 
 
-def items(chunks: list[Row], count: int, prompt: Callable[[Row], str], body: Callable[[Row], str], seed: int) -> list[Row]:
-    """At most ``count`` gaps, one of every chunk in turn, then a second …; ``prompt`` gives the lines above the text."""
-    documents: dict[str, list[str]] = defaultdict(list)
+def items(
+    chunks: list[Row], count: int, *, body: Callable[[Row], str], above: Callable[[Row], str], corpus: Iterable[str],
+    seed: int,
+) -> list[Row]:  # fmt: skip
+    """At most ``count`` gaps: one of every chunk in turn, then a second ….
+
+    ``body`` is the text of a chunk and ``above`` the lines it is shown under; ``corpus`` (all texts of the field)
+    tells how words are used.
+    """
+    usage = _Usage(corpus)
+    held_out = _Company(map(body, chunks))
+    documents: dict[str, set[str]] = defaultdict(set)
     for chunk in chunks:
-        documents[chunk["document"]].append(body(chunk))
-    usage = _Usage(itertools.chain.from_iterable(documents.values()))
-    words = {name: _Words(texts) for name, texts in documents.items()}
-    found = [_gaps(chunk, prompt(chunk), body(chunk), words[chunk["document"]], usage, seed) for chunk in chunks]
+        documents[chunk["document"]].update(WORD.findall(body(chunk)))
+    found = [_gaps(c, above(c), body(c), documents[c["document"]], usage, held_out, seed) for c in chunks]
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*found))
     return list(itertools.islice((gap for gap in rounds if gap is not None), count))
 
 
 class _Usage:
-    """How words are used in all held-out documents: which follow one and two others, and which end a phrase."""
+    """How words are used in a field: how often, after which one and two others, and whether phrases end with them."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.after: dict[str, set[str]] = defaultdict(set)
         self.after_two: dict[tuple[str, str], set[str]] = defaultdict(set)
-        self.all: Counter[str] = Counter()
+        self.count: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
         for sentence in itertools.chain.from_iterable(map(_sentences, texts)):
             words = WORD.findall(sentence)
@@ -58,52 +65,49 @@ class _Usage:
                 self.after_two[first.lower(), second.lower()].add(third)
             for match in WORD.finditer(sentence):
                 following = WORD.match(sentence, match.end() + 1)
-                self.all[match.group()] += 1
+                self.count[match.group()] += 1
                 self.ends[match.group()] += following is None or following.group().lower() in _common()
 
     def head(self, word: str) -> float:
         """The share of its places where a phrase ends with it, as with nouns, and does not go on, as with adjectives."""
-        return self.ends[word] / self.all[word]
+        return self.ends[word] / self.count[word]
 
 
-class _Words:
-    """The words of one document: how often each stands in it, and in which of its sentences."""
+class _Company:
+    """Which words keep company: in which sentences of the held-out text each stands."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.count: Counter[str] = Counter()
         self.places: dict[str, set[int]] = defaultdict(set)
         for number, sentence in enumerate(itertools.chain.from_iterable(map(_sentences, texts))):
-            words = WORD.findall(sentence)
-            self.count.update(words)
-            for word in words:
+            for word in WORD.findall(sentence):
                 self.places[word.lower()].add(number)
 
-    def near(self, word: str, others: set[str]) -> float:
-        """How often it shares a sentence with the others, per sentence it stands in."""
+    def near(self, word: str, others: set[str], spare: int = 0) -> float:
+        """Sentences shared with the others per sentence it stands in; ``spare`` of its sentences do not count."""
         places = self.places[word.lower()]
-        return sum(len(places & self.places[o]) for o in others if o in self.places) / len(places)
+        shared = sum(len(places & self.places[o]) for o in others if o in self.places) - spare * len(others)
+        return shared / max(len(places) - spare, 1)
 
 
 def _sentences(text: str) -> list[str]:
     return re.split(r"[.;:!?]+(?=\s|$)|\n", text)
 
 
-def _gaps(chunk: Row, above: str, text: str, words: _Words, usage: _Usage, seed: int) -> list[Row]:
+def _gaps(
+    chunk: Row, above: str, text: str, words: set[str], usage: _Usage, held_out: _Company, seed: int
+) -> list[Row]:
     """The gaps of one chunk: those first whose sentence speaks most clearly for the answer."""
     candidates = []
     for match in GAP.finditer(text):
         answer, stem = match.group(), above + _tail(text[: match.start()])
-        if len(text[: match.start()]) < LEAST_STEM or answer.lower() in _common() or words.count[answer] < 2:
-            continue
         begun = WORD.findall(_sentences(text[: match.start()])[-1])
-        if len(begun) < LEAST_WORDS or not _prose(text, match) or _holds(stem, answer):
+        if answer.lower() in _common() or len(begun) < LEAST_WORDS or not _prose(text, match) or _holds(stem, answer):
             continue
         context = {w.lower() for w in begun if w.lower() not in _common()}
         wrong = _distractors(answer, begun, stem, words, usage)
-        # The gap's own sentence counts once for the answer, so it must lead by more than that.
-        own = len(context) / len(words.places[answer.lower()])
-        lead = words.near(answer, context) - own - max((words.near(w, context) for w in wrong), default=0)
-        if len(wrong) >= 3 and lead >= 0:
+        # The gap's own sentence is left out: it would speak for the answer by itself.
+        lead = held_out.near(answer, context, spare=1) - max((held_out.near(w, context) for w in wrong), default=0)
+        if len(wrong) >= 3 and lead >= LEAST_LEAD:
             candidates.append((-lead, match.start(), answer, stem.rstrip(" "), wrong))
     rows: list[Row] = []
     taken: list[int] = []
@@ -121,16 +125,16 @@ def _gaps(chunk: Row, above: str, text: str, words: _Words, usage: _Usage, seed:
     return rows
 
 
-def _distractors(answer: str, begun: list[str], stem: str, words: _Words, usage: _Usage) -> list[str]:
+def _distractors(answer: str, begun: list[str], stem: str, words: set[str], usage: _Usage) -> list[str]:
     """Words of the document that could stand in the gap by grammar, in alphabetical order."""
     first, second = begun[-2].lower(), begun[-1].lower()
     return [
         word
-        for word in sorted(usage.after[second] - usage.after_two[first, second])
+        for word in sorted((usage.after[second] - usage.after_two[first, second]) & words)
         if len(word) >= 4
         and word.lower() not in _common()
         and _shape(word) == _shape(answer)
-        and BAND[0] <= words.count[word] / words.count[answer] <= BAND[1]
+        and BAND[0] <= usage.count[word] / usage.count[answer] <= BAND[1]
         and abs(usage.head(word) - usage.head(answer)) <= 0.4
         and word.lower()[:4] != answer.lower()[:4]
         and not _holds(stem, word)

@@ -63,9 +63,8 @@ def minimal_pairs(n: int, seed: int) -> list[Item]:
         shuffled.append([(name, pair) for pair in rng.sample(pairs, len(pairs))])
     for name, (right, wrong) in _in_turn(shuffled, n, "minimal_pairs"):
         gold = rng.randrange(2)
-        choices = [f" {wrong}", f" {right}"] if gold else [f" {right}", f" {wrong}"]
-        # A sentence straight after a chat model's BOS token (<|im_start|>) is out of its distribution: hence a stem.
-        item = _item("grammar", len(items), "It is true:", choices, gold)
+        # A line break, because a sentence straight after a chat model's BOS token is out of its distribution.
+        item = _item("grammar", len(items), "\n", [wrong, right] if gold else [right, wrong], gold)
         items.append({**item, "phenomenon": name})
     return items
 
@@ -166,18 +165,15 @@ def _form_groups() -> list[list[tuple[str, Item]]]:
     counts = ("How many days are in a week?", "How many legs has a spider?", "What is ten plus five?",
               "How many months has a year?")
     return [
-        [(f"Answer with one word only.\n\nWhat is the capital of France?\nParis\n\n{q}", {"name": "words", "low": 1, "high": 1})
-         for q in facts],
-        [(f"Reply only with YES or NO.\n\nIs fire hot?\nYES\n\n{q}", {"name": "one_of", "words": ["yes", "no"]})
-         for q in claims],
+        [(f"Answer with one word only. {q}", {"name": "words", "low": 1, "high": 1}) for q in facts],
+        [(f"Reply only with YES or NO. {q}", {"name": "one_of", "words": ["yes", "no"]}) for q in claims],
         [(f"List exactly three {k}, one per line, and nothing else.", {"name": "lines", "count": 3}) for k in kinds],
-        [(f"Write one sentence of at most fifteen words about {t}.", {"name": "words", "low": 3, "high": 15})
+        [(f"Write one sentence of at most thirty words about {t}.", {"name": "words", "low": 3, "high": 30})
          for t in topics],
-        [(f'Reply with one JSON object only.\n\nThe colour of a banana\n{{"colour": "yellow"}}\n\nThe {k} of {o}',
+        [(f'Describe {o} as a JSON object with the single key "{k}". Reply with the JSON only.',
           {"name": "json", "keys": [k]})
          for o, k in objects],
-        [(f"Answer with a number in digits and nothing else.\n\nHow many wheels has a car?\n4\n\n{q}", {"name": "number"})
-         for q in counts]]
+        [(f"Answer with a number in digits and nothing else. {q}", {"name": "number"}) for q in counts]]
 
 
 def check_form(check: Item, text: str, finished: bool) -> dict[str, float]:

@@ -52,8 +52,8 @@ def make(
     if not chunks:
         raise MetierError("tasks.documents: the data has no chunks in its test split")
     turn = in_turn(chunks, seed)
-    gaps = _cloze.items(turn, cloze)
-    asked = _questions.items(turn, questions)
+    gaps = _cloze.items(turn, cloze, body=without_heading, above=heading_lines, corpus=data.column("text"), seed=seed)
+    asked = _questions.items(turn, questions, body=without_heading)
     rows = [_read(chunk) for chunk in _up_to(turn, bytes)]
     rows += gaps if len(gaps) >= LEAST_GAPS else []
     rows += asked

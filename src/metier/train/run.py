@@ -276,11 +276,12 @@ class Run:
         for slot in methods_of(self.setup):
             most = needs_of(slot).get("gradient_accumulation")
             if most and any(len(self._mine(window)) > most for window in self.plan):
-                name = name_of(slot)
-                raise MetierError(f"{name}: takes a whole step in {most} micro-batch; raise 'micro_tokens' or lower 'batch'")
+                words = f"takes a whole step in {most} micro-batch; raise 'micro_tokens' or lower 'batch'"
+                raise MetierError(f"{name_of(slot)}: {words}")
             # A hook that edits gradients would find none.
             if needs_of(slot).get("edit") == "none" and self.trainable.edit:
-                raise MetierError(f"{name_of(slot)}: leaves no gradient that {name_of(self.setup.parameters)} could edit")
+                editor = name_of(self.setup.parameters)
+                raise MetierError(f"{name_of(slot)}: leaves no gradient that {editor} could edit")
 
 
 class _Loss(nn.Module):

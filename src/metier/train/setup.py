@@ -1,4 +1,4 @@
-"""What a training step is made of: Setup (the slots, unrun), Network, Trainable, Clock; and what does not go together."""
+"""What a training step is made of: Setup (the slots, unrun), Network, Trainable, Clock; what does not go together."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SLOTS = {"parameters": "prepare", "objective": "loss", "terms": "term", "optimiz
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """The slots of a training step and how long, how large and how exact it runs. Its fields are options of every loop.
+    """The slots of a training step, and how long and how large it is. Its fields are options of every loop.
 
     Options:
         parameters: which weights move.
@@ -54,8 +54,8 @@ class Setup:
         epochs: passes over the data; fractions are allowed. Exactly one of `epochs`, `steps` and `tokens` is given.
         steps: optimizer steps.
         tokens: input tokens, padding not counted; the step that reaches the number is the last.
-        batch: records (rows, when texts are packed) a step, at most; 16 when `step_tokens` is not given either. An epoch
-            is cut evenly, so its last step is no smaller than the others.
+        batch: records (rows, when texts are packed) a step, at most; 16 when `step_tokens` is not given either. An
+            epoch is cut evenly, so its last step is no smaller than the others.
         step_tokens: tokens a step, about, instead of a number of records.
         micro_tokens: tokens computed at once, padding counted; it bounds memory and changes no result.
         length: longest record in tokens; texts are packed into rows of this length, conversations are cut.
@@ -79,7 +79,7 @@ class Setup:
     tokens: Count | None = None
     batch: Count | None = None
     step_tokens: Count | None = None
-    micro_tokens: Count = 1024
+    micro_tokens: Count = 512
     length: Length = 512
     order: Literal["buckets", "given"] = "buckets"
     max_grad_norm: NonNegative = 1.0
@@ -160,7 +160,7 @@ class Trainable:
 
 
 def method(room: str, verb: str, name: str, **values: Any) -> Bound:
-    """A method with options bound, for Python and tests: ``method("train.optimizer", "optimizer", "adamw", lr=1e-4)``."""
+    """A method with options bound, for Python: ``method("train.optimizer", "optimizer", "adamw", lr=1e-4)``."""
     try:
         module = importlib.import_module(f"metier.{room}.{name}")
     except ModuleNotFoundError:
@@ -173,7 +173,9 @@ def function_of(slot: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def options_of(slot: Callable[..., Any]) -> dict[str, Any]:
-    return dict(slot.values) if isinstance(slot, Bound) else dict(slot.keywords) if isinstance(slot, functools.partial) else {}
+    if isinstance(slot, Bound):
+        return dict(slot.values)
+    return dict(slot.keywords) if isinstance(slot, functools.partial) else {}
 
 
 def module_of(slot: Callable[..., Any]) -> ModuleType:

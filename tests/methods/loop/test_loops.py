@@ -24,7 +24,8 @@ def test_sft_learns_one_answer_by_heart(toy, tmp_path):
 def test_pretrain_learns_a_text(toy, tmp_path):
     data = Records.from_rows([{"id": "1", "text": "the meter rises before the valve falls " * 8}])
     made = pretrain.train(toy, data, Setup(steps=60, length=64, optimizer=FAST, work=Work(tmp_path)))
-    before, after = (load.open(m).logprobs([""], ["the meter rises before the valve falls"])[0].sum for m in (toy, made))
+    asked = ["the meter rises before the valve falls"]
+    before, after = (load.open(m).logprobs([""], asked)[0].sum for m in (toy, made))
     assert after > before / 3 and made.notes["method"] == "train.loop.pretrain"
 
 

@@ -1,4 +1,4 @@
-"""Mean cross entropy of the supervised tokens: the plain loss of pre-training and fine-tuning.
+"""Mean cross entropy of the supervised tokens, the plain loss of training.
 
 The measure every other objective is compared with. Use it unless you have a reason not to.
 

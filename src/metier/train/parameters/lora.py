@@ -1,7 +1,7 @@
-"""Low-rank adaptation: every chosen matrix gets a trainable product of two thin ones; the rest stays as it is.
+"""Low-rank adaptation: a trainable product of two thin matrices beside each chosen one.
 
-The default. A few per cent of the weights move, memory and the result are small, and the base can be had back by
-leaving the adapter away. Full training learns more from much data; a low rank forgets less.
+The default. The model's own weights stay as they are; a few per cent on top of them move. Memory and the result are
+small, and without the adapter the base is back. Full training learns more from much data; a low rank forgets less.
 
     y = W x + (alpha / rank) · B A dropout(x),   A [rank, in] random, B [out, rank] zero at the start
 

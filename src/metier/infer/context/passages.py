@@ -1,0 +1,127 @@
+"""Puts the passages that fit a question best before it, from a set of documents; no training.
+
+For asking whether looking things up would do instead of training, and for a chat that must quote its sources. Passages
+are found by words in common (BM25), so a question in other words than the documents' finds nothing good. The query is
+the prompt or the last turn of the user, never the text that is scored. What is put before it:
+
+    logprobs:  passage ⏎⏎ passage ⏎⏎ prompt            reply:  passage ⏎⏎ passage ⏎⏎ last turn of the user
+
+The best passage stands last, next to the question. A reply's trace names the ids in ``sources``, best first. Without a
+word in common there is no passage and the bare chat answers.
+
+Options:
+    top: passages per question; 0 is the bare chat.
+    longest: characters of a passage, at most; it is cut between words.
+Raises: MetierError when the data has no text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import bm25s
+import numpy as np
+
+from metier.artefacts import Records
+from metier.disk import text_digest
+from metier.lm.chat import Access, Advance, Chat, Reply
+from metier.lm.score import LogProb
+from metier.lm.tokens import Conversation
+from metier.options import Count, MetierError, Natural
+
+OFF = {"top": 0}
+GIVES = "logits"
+WORD = re.compile(r"\w\w+")
+
+
+def wrap(chat: Chat, data: Records, *, top: Natural = 1, longest: Count = 1200) -> Chat:
+    if top == 0:
+        return chat
+    if not any(WORD.search(text or "") for text in data.column("text")):
+        raise MetierError("infer.context.passages: the data has no text to look things up in")
+    return Passages(chat, data, top, longest)
+
+
+class Passages:
+    """A Chat that reads before it answers."""
+
+    ROLE: ClassVar[str] = "artefact"
+
+    def __init__(self, chat: Chat, data: Records, top: int, longest: int) -> None:
+        self.chat, self.data, self.top, self.longest = chat, data, top, longest
+
+    @property
+    def access(self) -> Access:
+        return "logits" if self.chat.access == "weights" else self.chat.access
+
+    @property
+    def digest(self) -> str:
+        return text_digest(self.chat.digest, "infer.context.passages", self.data.digest, str(self.top), str(self.longest))
+
+    def reply(
+        self, conversations: Sequence[Conversation], *, max_tokens: int = 256, temperature: float = 0.0,
+        top_p: float = 1.0, n: int = 1, seed: int = 0, stop: Sequence[str] = (), advance: Advance | None = None,
+    ) -> list[Reply]:  # fmt: skip
+        asked, sources = [], []
+        for conversation in conversations:
+            last = max((i for i, turn in enumerate(conversation) if turn["role"] == "user"), default=None)
+            query = "" if last is None else conversation[last]["content"]
+            found = self.find(query)
+            turns = [dict(turn) for turn in conversation]
+            if last is not None:
+                turns[last]["content"] = self._before(found) + query
+            asked.append(turns)
+            sources.append(self._ids(found))
+        replies = self.chat.reply(asked, max_tokens=max_tokens, temperature=temperature, top_p=top_p, n=n, seed=seed,
+                                  stop=stop, advance=advance)  # fmt: skip
+        return [dataclasses.replace(r, trace={**r.trace, "sources": sources[i // n]}) for i, r in enumerate(replies)]
+
+    def logprobs(
+        self, prompts: Sequence[str], continuations: Sequence[str], *, window: int | None = None,
+        stride: int | None = None, advance: Advance | None = None,
+    ) -> list[LogProb]:  # fmt: skip
+        read = {prompt: self._before(self.find(prompt)) + prompt for prompt in dict.fromkeys(prompts)}
+        return self.chat.logprobs([read[p] for p in prompts], continuations, window=window, stride=stride, advance=advance)
+
+    def close(self) -> None:
+        self.chat.close()
+
+    def find(self, query: str) -> list[int]:
+        """Row numbers of the best passages, best first; equal ones in the order of the data."""
+        words = words_of(query)
+        if not any(word in self._index.vocab_dict for word in words):
+            return []
+        scores = self._index.get_scores(words)
+        best = np.argsort(-scores, kind="stable")[: self.top]
+        return [int(i) for i in best if scores[i] > 0]
+
+    @functools.cached_property
+    def _index(self) -> bm25s.BM25:
+        index = bm25s.BM25()
+        index.index([words_of(text or "") for text in self.data.column("text")], show_progress=False)
+        return index
+
+    def _before(self, found: list[int]) -> str:
+        texts = self.data.table.column("text")
+        return "".join(f"{shortened(texts[i].as_py(), self.longest)}\n\n" for i in reversed(found))
+
+    def _ids(self, found: list[int]) -> list[str]:
+        ids = self.data.table.column("id")
+        return [ids[i].as_py() for i in found]
+
+
+def words_of(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
+def shortened(text: str, longest: int) -> str:
+    """The beginning of a text, cut between words."""
+    if len(text) <= longest:
+        return text
+    cut = text[: longest + 1]
+    blank = max(cut.rfind(" "), cut.rfind("\n"))
+    return cut[:blank].rstrip() if blank > 0 else text[:longest]
