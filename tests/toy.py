@@ -11,9 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from metier.artefacts import Model, Records
 from metier.disk import files_digest
 
-WORDS = (
-    "river bridge valve meter open close north south seven eight stands rises falls before after the a of and".split()
-)
+SENTENCE = "river bridge valve meter open close north south seven eight stands rises falls before after the a of and"
+WORDS = SENTENCE.split()
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

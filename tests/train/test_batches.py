@@ -118,3 +118,10 @@ def test_shares_of_a_step_sum_to_one_and_randomness_belongs_to_the_record(tokeni
         draws.append({i: torch.rand(3, generator=b.generator(r)).tolist() for b in cut for r, i in enumerate(b.ids)})
     assert draws[0] == draws[1] == draws[2]
     assert len({tuple(d) for d in draws[0].values()}) == 9
+
+
+def test_a_look_at_dev_takes_rows_from_all_over():
+    looked = batches.spread(LENGTHS, 1000)
+    assert looked.rows[0] == 0 and looked.rows[-1] == 102 and 800 < looked.tokens < 1200
+    assert batches.spread(LENGTHS, 10**6).rows.tolist() == list(range(103))
+    assert batches.spread(np.array([500]), 10).rows.tolist() == [0]

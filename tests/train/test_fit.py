@@ -238,14 +238,26 @@ def test_what_makes_no_sense_is_refused_in_one_sentence(toy, tmp_path, changes, 
         run(toy, tmp_path, **changes)
 
 
+def test_bfloat16_trains_too_and_weights_stay_float32(toy, tmp_path):
+    r = run(toy, tmp_path, precision="bf16", steps=12, optimizer=adamw(lr=1e-2))
+    plain = run(toy, tmp_path, precision="fp32", steps=12, optimizer=adamw(lr=1e-2))
+    rows, others = steps(r), steps(plain)
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[0]["loss"] == pytest.approx(others[0]["loss"], rel=1e-2)
+    assert rows[0]["loss"] != others[0]["loss"] and {p.dtype for p in r.weights.values()} == {torch.float32}
+
+
 # -- the whole way ---------------------------------------------------------------------------------
 
 
 def test_a_lora_result_is_a_plain_peft_folder_with_its_history(toy, tmp_path):
     made = pretrain.train(toy, maker.texts(40), setup(tmp_path, steps=6, optimizer=adamw(lr=1e-2)))
     assert {p.name for p in made.path.iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-    }  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
     assert made.base == toy and made.notes["steps"] == 6
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(toy.path), made.path)
     opened, _ = load.network(made)

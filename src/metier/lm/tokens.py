@@ -72,7 +72,7 @@ def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a reply: eos, end of text, and the special token the template puts after the assistant's words."""
+    """Tokens that end a reply: eos, the separator, and the special token a template puts after a reply."""
     turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     ends = {tokenizer.eos_token_id, separator(tokenizer)}
     after = render(tokenizer, turn, reply=False)[len(render(tokenizer, turn, reply=True)) :]
@@ -96,7 +96,8 @@ def supervised(tokenizer: PreTrainedTokenizerBase, record: Row) -> tuple[list[in
             turn = {"role": "assistant", "content": record["completion"]}
             return _turns(tokenizer, [*(record.get("prompt") or []), turn], str(record.get("id")))
         prompt = first_ids(tokenizer) + encode(tokenizer, record["prompt"])
-        reply = encode(tokenizer, record["completion"]) + [tokenizer.eos_token_id]
+        ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        reply = encode(tokenizer, record["completion"]) + ends
         return prompt + reply, [IGNORED] * len(prompt) + reply
     if record.get("text") is not None:
         end = separator(tokenizer)
@@ -127,7 +128,7 @@ def _turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tupl
             continue
         if message["role"] != wanted:
             raise MetierError(
-                f"record {name!r}: message {number + 1} is from '{message['role']}', expected '{wanted}' (turns must alternate)"
+                f"record {name!r}: message {number + 1} is from '{message['role']}' and should be from '{wanted}'"
             )
         wanted = "assistant" if wanted == "user" else "user"
     ids: list[int] = []
@@ -140,7 +141,7 @@ def _turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tupl
             continue
         prompt, turn = (render(tokenizer, messages[: i + 1 - r], reply=bool(r)) for r in (1, 0))
         if not (whole.startswith(prompt) and len(prompt) >= done):
-            raise MetierError(f"record {name!r}: the chat template writes the turns before reply {i + 1} in another way later")
+            raise MetierError(f"record {name!r}: the chat template rewrites what stands before message {i + 1}")
         # Prompt and reply are tokenised apart, as they are when the model answers.
         before = encode(tokenizer, whole[done : len(prompt)])
         reply = encode(tokenizer, whole[len(prompt) : len(turn)])

@@ -212,6 +212,13 @@ def _windows(lengths: np.ndarray, rows: np.ndarray, batch: int | None, step_toke
     return [w for w in np.split(rows, cuts) if len(w)]
 
 
+def spread(lengths: np.ndarray, total: int) -> Window:
+    """Rows evenly spread over all, about ``total`` tokens of them; every row when they are not that many."""
+    count = max(1, round(len(lengths) * min(1.0, total / lengths.sum())))
+    rows = np.unique(np.linspace(0, len(lengths) - 1, count).round().astype(np.int64))
+    return Window(0, rows, int(lengths[rows].sum()))
+
+
 def micro_batches(lengths: np.ndarray, rows: np.ndarray, budget: int, order: str = "buckets") -> list[np.ndarray]:
     """The rows of a step cut so that rows × longest stays within ``budget`` tokens (a longer row stands alone).
 

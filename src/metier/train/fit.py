@@ -20,7 +20,7 @@ from metier.train.batches import Read
 from metier.train.run import Run
 from metier.train.setup import SLOTS, Setup
 
-LOOKS = 10  # at the dev records, unless told otherwise
+LOOKS = 5  # at the dev records, unless told otherwise
 
 
 def fit(
@@ -56,7 +56,7 @@ def _train(run: Run) -> None:
             if state.step == steps or tired:
                 return
             row = run.step()
-            setup.work.log(**row)
+            run.log(**row)
             bar.advance(1, f"loss {row['loss']:.3f}")
             if time.monotonic() - saved >= setup.checkpoint_every and state.steps_high == 0:
                 run.save()

@@ -39,6 +39,7 @@ def rates(
         own = {k: v.clone() for k, v in run.trainable.state().items()} if run.trainable.state else {}
         begun = time.monotonic()
         before = run.dev_loss()
+        looked = batches.spread(run.dev.lengths, setup.dev_tokens).tokens
         dev_seconds = time.monotonic() - begun
         found = []
         for rate in rates:
@@ -57,7 +58,7 @@ def rates(
             except MetierError:
                 after = float("inf")
             found.append({"lr": rate, "dev_loss_before": before, "dev_loss_after": after, "tokens": run.state.tokens,
-                          "seconds": run.state.seconds, "dev_tokens": int(run.dev.targets.sum()),
+                          "seconds": run.state.seconds, "dev_tokens": looked,
                           "dev_seconds": dev_seconds})  # fmt: skip
         return found
 

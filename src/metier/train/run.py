@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from metier.lm import load
 from metier.lm import loss as lm_loss
 from metier.options import MetierError
 from metier.train import checkpoint
-from metier.train.batches import Batch, Examples, Read, Window, collate, micro_batches, plan
+from metier.train.batches import Batch, Examples, Read, Window, collate, micro_batches, plan, spread
 from metier.train.checkpoint import Checkpoint
 from metier.train.setup import (
     SLOTS,
@@ -38,7 +38,7 @@ from metier.train.setup import (
     refuse,
     takes,
 )
-from metier.train.state import State, peak_memory, rewind
+from metier.train.state import State, peak_memory, precision, rewind
 
 DIVERGED = 3.0  # times the first loss …
 STEPS_HIGH = 5  # … for so many steps in a row
@@ -108,7 +108,7 @@ class Run:
             batch = self._batch(self.examples, rows, window)
             batch = trainable.before_batch(batch) if trainable.before_batch else batch
             with nullcontext() if i == len(batches) - 1 else self.accelerator.no_sync(self.module):
-                with self._precision():
+                with precision(self.accelerator.device.type, self.setup.precision):
                     loss = self.module(batch, self.memory)
                 self._backward(loss * self.accelerator.num_processes)
             total += loss.detach()
@@ -134,19 +134,19 @@ class Run:
         """Mean cross entropy of the supervised tokens of the dev records, in nats, whatever the objective is."""
         assert self.dev is not None
         self.module.eval()
-        everything = Window(0, np.arange(len(self.dev)), 0)
+        looked = spread(self.dev.lengths, self.setup.dev_tokens)
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        for rows in self._mine(everything, self.dev):
-            batch = self._batch(self.dev, rows, everything)
-            with self._precision():
+        for rows in self._mine(looked, self.dev):
+            batch = self._batch(self.dev, rows, looked)
+            with precision(self.accelerator.device.type, self.setup.precision):
                 picked = lm_loss.supervised(self.network, batch.input_ids, batch.labels, batch.position_ids)
                 total += picked.per_token().double().sum()
-        return float(self.accelerator.reduce(total, "sum")) / int(self.dev.targets.sum())
+        return float(self.accelerator.reduce(total, "sum")) / int(self.dev.targets[looked.rows].sum())
 
     def look(self) -> bool:
         """Measures the dev loss, logs it, and says whether it is the best so far."""
         state, loss = self.state, self.dev_loss()
-        self.setup.work.log(step=state.step, dev_loss=loss, dev_tokens=int(self.dev.targets.sum()) if self.dev else 0)
+        self.log(step=state.step, dev_loss=loss)
         state.evaluated = state.step
         state.first_dev = loss if state.first_dev is None else state.first_dev
         better = state.best_dev is None or loss < state.best_dev
@@ -155,6 +155,10 @@ class Run:
         else:
             state.looks_without_gain += 1
         return better
+
+    def log(self, **row: Any) -> None:
+        if self.accelerator.is_main_process:
+            self.setup.work.log(**row)
 
     def save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -184,9 +188,9 @@ class Run:
             self.state = State(**{f.name: found.state[f.name] for f in dataclasses.fields(State)})
         if self.accelerator.is_main_process:
             rewind(self.setup.work, self.state)
-        self.setup.work.log(kept=len(self.examples), dropped=self.examples.dropped, steps=len(self.plan))
+        self.log(kept=len(self.examples), dropped=self.examples.dropped, steps=len(self.plan))
         for sentence in skipped:
-            self.setup.work.log(note=sentence)
+            self.log(note=sentence)
 
     def finish(self) -> Model:
         setup, state = self.setup, self.state
@@ -264,13 +268,6 @@ class Run:
                 by_id[i] = {name: values[row] for name, values in noted.items()}
         ids = [self.examples.ids[r] for r in window.rows]
         return {name: torch.stack([by_id[i][name] for i in ids]) for name in by_id[ids[0]]}
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        device = self.accelerator.device.type
-        auto = device == "cuda" and torch.cuda.is_bf16_supported()
-        if self.setup.precision == "bf16" or (self.setup.precision == "auto" and auto):
-            return torch.autocast(device, torch.bfloat16)
-        return nullcontext()
 
     def _check_accumulation(self) -> None:
         for slot in methods_of(self.setup):

@@ -64,7 +64,8 @@ class Setup:
         precision: *fp32*; *bf16* computes in bfloat16 on float32 weights; *auto* is bf16 on a GPU that has it.
         seed: of order, dropout and new weights.
         dev: records whose loss is watched; the weights with the best one are returned. Never the test records.
-        evaluate_every: steps between looks at `dev`; ten looks when not given.
+        dev_tokens: tokens of `dev` a look computes, about: rows evenly spread, the same in every look.
+        evaluate_every: steps between looks at `dev`; five looks when not given.
         patience: looks without a better loss before training stops; it goes on to the end when not given.
         checkpoint_every: time between checkpoints.
     """
@@ -86,6 +87,7 @@ class Setup:
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     seed: Seed = 0
     dev: Records | None = None
+    dev_tokens: Count = 4096
     evaluate_every: Count | None = None
     patience: Count | None = None
     checkpoint_every: Duration = 60.0
@@ -232,7 +234,7 @@ def refuse(setup: Setup, owner: str, honoured: Sequence[str] = tuple(SLOTS), pro
         got = " and ".join(how_long) or "none"
         raise MetierError(f"{owner}: give exactly one of 'epochs', 'steps', 'tokens', got {got}")
     defaults = {f.name: f.default for f in fields(Setup)}
-    for slot in set(SLOTS) - set(honoured):
+    for slot in (s for s in SLOTS if s not in honoured):
         given = getattr(setup, slot)
         if given and (slot == "terms" or name_of(given).rpartition(".")[2] != defaults[slot]):
             raise MetierError(f"{owner}: has no use for '{slot}'")

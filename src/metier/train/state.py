@@ -1,4 +1,4 @@
-"""What a training has come to, and the log cut back to it."""
+"""What a training has come to, the log cut back to it, and what it computes in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import resource
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -52,3 +53,11 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def precision(device: str, wanted: str) -> AbstractContextManager[Any]:
+    """Where the network computes in bfloat16 while its weights stay float32; *auto*: on a GPU that has it."""
+    auto = device == "cuda" and torch.cuda.is_bf16_supported()
+    if wanted == "bf16" or (wanted == "auto" and auto):
+        return torch.autocast(device, torch.bfloat16)
+    return nullcontext()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -61,7 +62,9 @@ def prepare(
             task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets,  # type: ignore[arg-type]
             layers_to_transform=blocks,
         )  # fmt: skip
-        module = get_peft_model(module, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+            module = get_peft_model(module, config)
     groups = [{"params": [p for p in module.parameters() if p.requires_grad]}]
     return Trainable(
         network=Network(module, network.tokenizer, network.source),
