@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from metier.evaluate.compare import asked
 from metier.lm.chat import Reply
 from metier.lm.score import LogProb
 
 
 @dataclasses.dataclass
 class Answering:
-    """``likes(prompt, continuation)`` is its log-probability, ``says(question)`` its reply; it keeps what it was asked."""
+    """``likes(prompt, continuation)`` is its log-probability, ``says(question)`` its reply."""
 
     digest: str
     likes: Callable[[str, str], float] = lambda prompt, continuation: -float(len(continuation))
@@ -43,7 +44,7 @@ class Answering:
 
 def knowing(task: Any, digest: str = "knowing") -> Answering:
     """Answers every choice of a task rightly, foresees its texts with one bit a byte, repeats its references."""
-    rows = [row for rows in task.asked().values() for row in rows]
+    rows = [row for rows in asked(task).values() for row in rows]
     right = {(r["prompt"], r["choices"][r["gold"]]) for r in rows if r.get("choices")}
     references = {r["prompt"]: r["reference"] for r in rows if r.get("reference")}
 

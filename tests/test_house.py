@@ -16,6 +16,7 @@ LAYERS = [
     {"options"},
     {"maths", "text", "stats"},
     {"disk"},
+    {"records"},
     {"artefacts"},
     {"store"},
     {"lm"},

@@ -37,7 +37,7 @@ def test_a_good_recipe_binds_every_option() -> None:
         ("scores: $scored", "scores: $notes",
          "r.yaml, line 4: keep: 'scores' needs Scores, got Records from '$notes'"),
         ("data: $notes, scores", "data: $later, scores",
-         "r.yaml, line 4: keep: 'data' has no step above called 'later'; it has: notes, scored"),
+         "r.yaml, line 4: keep: 'data': has no step above called 'later'; it has: notes, scored"),
         (", scores: $scored", "", "r.yaml, line 4: keep: needs 'scores' (Scores)"),
         ("{use: keep,", "{", "r.yaml, line 4: step 'kept' must say which method it uses, 'kept: {use: …}'"),
         ("kept:", "notes:", "r.yaml, line 4: the step 'notes' stands twice"),
@@ -60,7 +60,7 @@ def test_a_slot_named_by_a_word_takes_options() -> None:
     call = recipe.check(steps)[-1]
     assert call.arguments["parameters"].arguments["rank"] == 4
     assert call.arguments["objective"].method.name == "train.objective.cross_entropy"
-    with pytest.raises(MetierError, match="'parameters' has no method 'lola'; did you mean 'lora'"):
+    with pytest.raises(MetierError, match="'parameters': has no method 'lola'; did you mean 'lora'"):
         recipe.check(recipe.parse(text.replace("lora", "lola")))
 
 

@@ -8,127 +8,16 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import pyarrow as pa
 
-from metier.disk import ROWS_A_BATCH, json_text, read_table, table_digest, text_digest, write_json, write_table
+from metier.disk import json_text, read_table, table_digest, text_digest, write_json, write_table
 from metier.options import MetierError
-
-Row = dict[str, Any]
-
-
-class Records:
-    """Ordered rows: ``id``, one of text / messages / prompt …, ``origin``, ``split`` and free named columns."""
-
-    ROLE: ClassVar[str] = "artefact"
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Row]) -> Records:
-        """From dicts; a column missing in some rows is null there. Raises MetierError when an id is missing or twice."""
-        rows = list(rows)
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        table = pa.table({name: [row.get(name) for row in rows] for name in names})
-        seen: set[str] = set()
-        for row in rows:
-            if row.get("id") is None:
-                raise MetierError("records: every record needs an 'id'")
-            if row["id"] in seen:
-                raise MetierError(f"records: the id {row['id']!r} stands twice")
-            seen.add(row["id"])
-        return cls(table)
-
-    def __len__(self) -> int:
-        return cast(int, self.table.num_rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        for batch in self.table.to_batches(max_chunksize=ROWS_A_BATCH):
-            yield from batch.to_pylist()
-
-    @property
-    def columns(self) -> list[str]:
-        return list(self.table.column_names)
-
-    def column(self, name: str) -> list[Any]:
-        """Raises MetierError, naming the columns there are, when there is none of that name."""
-        if name not in self.columns:
-            raise MetierError(f"records have no column '{name}'; they have: {', '.join(self.columns) or 'none'}")
-        return cast(list[Any], self.table.column(name).to_pylist())
-
-    def take(self, indices: Sequence[int]) -> Records:
-        return Records(self.table.take(pa.array(indices, pa.int64())))
-
-    def where(self, mask: Sequence[bool]) -> Records:
-        return Records(self.table.filter(pa.array(mask, pa.bool_())))
-
-    def with_column(self, name: str, values: Sequence[Any]) -> Records:
-        """The records with one column added or replaced."""
-        array = pa.array(values)
-        if name in self.columns:
-            return Records(self.table.set_column(self.columns.index(name), name, array))
-        return Records(self.table.append_column(name, array))
-
-    def part(self, split: str) -> Records:
-        """The rows of one split; what ``$name.train`` means in a recipe. Raises MetierError for an unknown split."""
-        splits = self.column("split")
-        if split not in splits:
-            known = ", ".join(sorted({str(s) for s in splits if s})) or "none"
-            raise MetierError(f"records have no split '{split}'; they have: {known}")
-        return self.where([s == split for s in splits])
-
-    @property
-    def digest(self) -> str:
-        return table_digest(self.table)
-
-    def save(self, folder: Path) -> None:
-        write_table(self.table, folder / "records.arrow")
-
-    @classmethod
-    def load(cls, folder: Path) -> Records:
-        return cls(read_table(folder / "records.arrow"))
-
-
-class Scores:
-    """A number, or a reason why not, per record id (columns ``id``, ``score``, ``reason``) and named columns."""
-
-    ROLE: ClassVar[str] = "artefact"
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Row]) -> Scores:
-        """Rows {id, score | None, reason | None, …}: exactly one of score and reason is set (checked)."""
-        rows = list(rows)
-        for row in rows:
-            if (row.get("score") is None) == (row.get("reason") is None):
-                raise MetierError(f"scores: record {row.get('id')!r} needs a score or a reason, and not both")
-        extra = [n for n in dict.fromkeys(name for row in rows for name in row) if n not in ("id", "score", "reason")]
-        columns: dict[str, Any] = {
-            "id": pa.array([row["id"] for row in rows], pa.string()),
-            "score": pa.array([row.get("score") for row in rows], pa.float64()),
-            "reason": pa.array([row.get("reason") for row in rows], pa.string()),
-        }
-        return cls(pa.table(columns | {name: [row.get(name) for row in rows] for name in extra}))
-
-    def __iter__(self) -> Iterator[Row]:
-        yield from self.table.to_pylist()
-
-    @property
-    def digest(self) -> str:
-        return table_digest(self.table)
-
-    def save(self, folder: Path) -> None:
-        write_table(self.table, folder / "scores.arrow")
-
-    @classmethod
-    def load(cls, folder: Path) -> Scores:
-        return cls(read_table(folder / "scores.arrow"))
+from metier.records import Records as Records
+from metier.records import Row as Row
+from metier.records import Scores as Scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +95,8 @@ class Measure:
     kind: Literal["domain", "retention"]
     unit: str
     better: Literal["higher", "lower"]
-    title: str  # what the report calls it
-    words: str  # one plain sentence for the report
+    title: str  # its name on the page …
+    words: str  # … and what it means, in a plain sentence
     margin: float | None = None
     chance: float | None = None
     normalise: Literal["none", "bytes"] = "none"
@@ -216,12 +105,11 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Records to be answered, how each is asked, and how replies are graded.
+    """Records to be answered, how each is asked, and how replies are graded (by ``grade`` of the module ``method``).
 
-    Columns of ``records``: id, split, measure (a key of ``measures``), cluster (rows of one are not independent), prompt
-    (text), and by kind of asking: text · choices and gold (an index) · what ``grade`` needs. ``method`` is the module
-    that made it; its ``grade(records, replies) -> rows`` grades *write* rows. Rows without a measure are not asked:
-    they are the records the task was made from, to train on (``$task.train``).
+    Columns of ``records``: id, split, measure (a key of ``measures``), cluster (rows of one are not independent), prompt,
+    and by kind of asking: text · choices and gold (an index) · what ``grade`` needs. Rows without a measure are not
+    asked but trained on (``$task.train``).
     """
 
     name: str
@@ -240,17 +128,9 @@ class Task:
         return cast(list[dict[str, float]], module.grade(records, replies))
 
     def part(self, split: str) -> Records:
-        """The rows of one split, without the columns that none of them fills. Raises MetierError for an unknown split."""
-        table = self.records.part(split).table
-        filled = [name for name in table.column_names if table.column(name).null_count < table.num_rows]
-        return Records(table.select(filled))
-
-    def asked(self) -> dict[str, list[Row]]:
-        """The rows to be answered, by the measure they are asked under."""
-        rows: dict[str, list[Row]] = {}
-        for row in self.records.where([m is not None for m in self.records.column("measure")]):
-            rows.setdefault(row["measure"], []).append(row)
-        return rows
+        """The rows of one split, with the columns they fill. Raises MetierError for an unknown split."""
+        rows = self.records.part(split).table
+        return Records(rows.select([n for n in rows.column_names if rows.column(n).null_count < len(rows)]))
 
     @property
     def digest(self) -> str:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from metier.artefacts import Records, Task
+from metier.evaluate.compare import asked
 from metier.options import MetierError
 from metier.tasks import _cloze, _questions, documents
 from metier.text import chunk as chunking
@@ -43,7 +44,7 @@ def test_train_and_dev_are_the_chunks_they_were(data: Records, task: Task) -> No
 
 def test_all_that_is_asked_is_of_the_test_split(data: Records, task: Task) -> None:
     texts = {documents.without_heading(c) for c in data.part("test")}
-    rows = task.asked()
+    rows = asked(task)
     assert {r["text"] for r in rows["bits_per_byte"]} == texts
     assert all(any(r["reference"] in t for t in texts) for r in rows["questions"])
     held_out = {c["id"] for c in data.part("test")}
@@ -51,7 +52,7 @@ def test_all_that_is_asked_is_of_the_test_split(data: Records, task: Task) -> No
 
 
 def test_the_heading_is_context_and_not_scored(task: Task) -> None:
-    row = next(r for r in task.asked()["bits_per_byte"] if r["id"] == "read/raise:0")
+    row = next(r for r in asked(task)["bits_per_byte"] if r["id"] == "read/raise:0")
     assert row["prompt"] == 'The "raise" statement\n\n'
     assert row["text"].startswith("raise_stmt ::=") or row["text"].lstrip().startswith("raise_stmt")
 
@@ -70,7 +71,7 @@ def test_gaps_are_fair(data: Records, task: Task) -> None:
     documents_text = {}
     for c in chunks.values():
         documents_text[c["document"]] = documents_text.get(c["document"], "") + c["text"]
-    gaps = task.asked()["cloze"]
+    gaps = asked(task)["cloze"]
     assert len(gaps) >= 30
     for gap in gaps:
         _, name, start = gap["id"].split("/")
@@ -100,9 +101,9 @@ def test_groups_take_turns(data: Records) -> None:
 
 
 def test_the_text_read_is_capped(data: Records) -> None:
-    few = documents.make(data, bytes=9000, cloze=0, questions=0).asked()["bits_per_byte"]
+    few = asked(documents.make(data, bytes=9000, cloze=0, questions=0))["bits_per_byte"]
     assert 4000 < sum(len(r["text"].encode()) for r in few) <= 9000
-    assert len(documents.make(data, bytes=1, cloze=0, questions=0).asked()["bits_per_byte"]) == 1
+    assert len(asked(documents.make(data, bytes=1, cloze=0, questions=0))["bits_per_byte"]) == 1
 
 
 def test_same_seed_same_task(data: Records, task: Task) -> None:
@@ -112,7 +113,7 @@ def test_same_seed_same_task(data: Records, task: Task) -> None:
 
 def test_parts_can_be_left_out(data: Records) -> None:
     task = documents.make(data, cloze=0, questions=0)
-    assert list(task.measures) == list(task.asked()) == ["bits_per_byte"]
+    assert list(task.measures) == list(asked(task)) == ["bits_per_byte"]
     assert task.part("train").columns == data.columns
 
 
@@ -123,13 +124,17 @@ def test_parts_can_be_left_out(data: Records) -> None:
         ("The “walrus” operator means assignment within an expression.", "What does the “walrus” operator mean?"),
         ("Methods are functions that are called using the attribute notation.", "What are Methods?"),
         ("It is a function which returns an iterator of things.", None),
+        ("Code blocks are used to group statements into one.", "What are Code blocks?"),
+        ("A call always returns some value, unless it raises.", None),
         ("The bounds are clipped to lie between zero and the length.", None),
         ("The semantics of a slicing are as follows for all the types.", None),
     ],
 )
 def test_questions_come_from_definitions(text: str, question: str | None) -> None:
     row = {"id": "c", "document": "d", "group": "g", "title": "", "heading": "", "text": text}
-    assert [q["prompt"] for q in _questions.items([row], 3, body=documents.without_heading)] == ([question] if question else [])
+    assert [q["prompt"] for q in _questions.items([row], 3, body=documents.without_heading)] == (
+        [question] if question else []
+    )
 
 
 def test_words_in_common() -> None:

@@ -7,17 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from metier.evaluate.compare import asked
 from metier.options import MetierError
 from metier.tasks import general
 
 
 def test_the_suite_has_its_measures_margins_and_sizes() -> None:
     task = general.make()
-    rows = task.asked()
+    rows = asked(task)
     assert {m: len(r) for m, r in rows.items() if m != "form"} == {
         "bits_per_byte": 120, "choice": 689, "arithmetic": 500, "grammar": 500}  # fmt: skip
-    assert {n: m.margin for n, m in task.measures.items()} == {
-        "bits_per_byte": 0.02, "choice": 0.03, "arithmetic": 0.03, "grammar": 0.03, "form": None, "stops": None}  # fmt: skip
+    margins = {"bits_per_byte": 0.02, "choice": 0.03, "arithmetic": 0.03, "grammar": 0.03, "form": None, "stops": None}
+    assert {n: m.margin for n, m in task.measures.items()} == margins
     assert {n for n, m in task.measures.items() if m.pool} == {"choice", "arithmetic", "grammar"}
     assert task.measures["arithmetic"].chance == 0.25
     assert task.measures["grammar"].chance == 0.5
@@ -27,8 +28,8 @@ def test_the_suite_has_its_measures_margins_and_sizes() -> None:
 def test_same_seed_same_task_and_a_sample_is_a_part() -> None:
     assert general.make(choice=50).digest == general.make(choice=50).digest
     assert general.make(choice=50, seed=1).digest != general.make(choice=50).digest
-    ids = {r["id"] for r in general.make().asked()["choice"]}
-    assert {r["id"] for r in general.make(choice=50).asked()["choice"]} < ids
+    ids = {r["id"] for r in asked(general.make())["choice"]}
+    assert {r["id"] for r in asked(general.make(choice=50))["choice"]} < ids
 
 
 def test_parts_can_be_left_out_and_too_many_are_an_error() -> None:
@@ -40,7 +41,7 @@ def test_parts_can_be_left_out_and_too_many_are_an_error() -> None:
 
 def test_forms_are_graded() -> None:
     task = general.make(choice=1, prose=1, arithmetic=0, grammar=0, forms=6)
-    rows = [r for r in task.asked()["form"] if json.loads(r["check"])["name"] == "number"]
+    rows = [r for r in asked(task)["form"] if json.loads(r["check"])["name"] == "number"]
     good, bad = SimpleNamespace(text="7", finish="stop"), SimpleNamespace(text="about seven", finish="length")
     assert task.grade(rows, [good]) == [{"stops": 1, "form": 1}]
     assert task.grade(rows, [bad]) == [{"stops": 0, "form": 0}]

@@ -23,14 +23,16 @@ def notes(
     """What a reader must know to judge the verdicts; ``before`` and ``prose``: the base's bits per byte of both."""
     found = []
     if corpus_bytes is not None and corpus_bytes < stats.FEWEST_BYTES:
-        found.append(f"There are {corpus_bytes / 1000:.1f} kB of documents; under {stats.FEWEST_BYTES // 1000} kB no gain can be told.")
+        least = stats.FEWEST_BYTES // 1000
+        found.append(f"There are {corpus_bytes / 1000:.1f} kB of documents; under {least} kB no gain can be told.")
     few = next((m["clusters"] for m in measures if m.get("main") and m["clusters"] < stats.FEWEST_CLUSTERS), None)
     if few is not None:
-        found.append(f"The held-out documents form {few} group{'s' if few > 1 else ''}; under {stats.FEWEST_CLUSTERS} no gain can be told.")
+        groups = f"{few} group{'s' if few > 1 else ''}"
+        found.append(f"The held-out documents form {groups}; under {stats.FEWEST_CLUSTERS} no gain can be told.")
     if before is not None and prose is not None and before <= prose:
         found.append(
-            f"Before training the model predicted these documents ({before:.2f} bits per byte) as well as general prose "
-            f"({prose:.2f})."
+            f"Before training the model predicted these documents ({before:.2f} bits per byte) as well as general "
+            f"prose ({prose:.2f})."
         )
     if before is not None and not controlled:
         found.append("There is no control: a part of the gain may come from training on any text.")
@@ -39,18 +41,17 @@ def notes(
 
 def _field(m: dict[str, Any], notes: Sequence[str]) -> str:
     if m["verdict"] == "already known":
-        return "the model already predicted your documents as well as general text, and training added nothing that can be told"
+        known = "the model already predicted your documents as well as general text"
+        return f"{known}, and training added nothing that can be told"
     if m["verdict"] == "too small to tell":
         why = next((n for n in notes if "no gain can be told" in n), "").rstrip(".")
         why = why[:1].lower() + why[1:]
         return f"whether the model learnt your documents cannot be told{f' ({why})' if why else ''}"
-    judged = m.get("net") or m
-    share = abs(judged["change"]) / m["before"]
-    fewer = (judged["change"] < 0) == (m["better"] == "lower")
-    beside = " than training on general text alone would have brought" if m.get("net") else " than before"
-    if m["verdict"] == "loss" or not fewer:
-        return f"training on your documents made the model worse at them: {share:.0%} more bits to predict unseen ones{beside}"
-    return f"your documents taught the model its field: it needs {share:.0%} fewer bits to predict unseen ones{beside}"
+    beside, told = (m["control"], "after as much training on general text") if m.get("net") else (m["before"], "before")
+    share = f"{abs(m['after'] - beside) / beside:.0%}"
+    if m["verdict"] == "loss":
+        return f"training on your documents did harm: it takes {share} more bits to predict unseen ones than {told}"
+    return f"your documents taught the model its field: it takes {share} fewer bits to predict unseen ones than {told}"
 
 
 def _skills(measures: Sequence[dict[str, Any]]) -> str:
@@ -64,7 +65,9 @@ def _skills(measures: Sequence[dict[str, Any]]) -> str:
         return f"general skills were kept ({levels})" + (f", except {_listed(lost)}, which got worse" if lost else "")
     if main["verdict"] == "inferior":
         return f"general skills were lost ({levels})"
-    return f"whether general skills were kept cannot be told ({levels})" + (f", and {_listed(lost)} got worse" if lost else "")
+    return f"whether general skills were kept cannot be told ({levels})" + (
+        f", and {_listed(lost)} got worse" if lost else ""
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

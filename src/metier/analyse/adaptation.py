@@ -1,11 +1,11 @@
 """What an adaptation gained net of a control and what it kept, with intervals and verdicts.
 
 For reports of `evaluate.compare` over a domain task and a general one, before and after; nothing is asked anew. The
-*domain gain* is the change of the specialist less the change of the control (as many steps on general text), on the same
-rows; as both changes are from the same base, it is specialist − control. *Retention* is the change of each general skill
-against its margin, fixed beforehand in the task, with Holm's step-down over all that are judged; skills that share a pool
-are also judged together, each with the same weight. Changes are after − before in the measure's unit. Intervals (95 %)
-are over clusters: groups of documents, or single questions. `stats.gained` and `stats.kept` hold the rules.
+*domain gain* is the change of the specialist less the change of the control (as many steps on general text), on the
+same rows; as both changes are from the same base, it is specialist − control. *Retention* is the change of each general
+skill against its margin, fixed beforehand in the task, with Holm's step-down over all that are judged; skills of one
+pool are also judged together, each with the same weight. Changes are after − before in the measure's unit. Intervals
+(95 %) are over clusters: groups of documents, or single questions. `stats.gained` and `stats.kept` hold the rules.
 
 Numbers: headline (one sentence), notes, measures, examples {better, worse}, questions (side by side).
 
@@ -44,8 +44,7 @@ def analyse(
     chats = {"before": before, "after": after, "control": control, "passages": passages}
     domain = [a for a in asked if a.how["kind"] == "domain"]
     general = [a for a in asked if a.how["kind"] == "retention"]
-    field, prose = ({a.total(before) for a in group if a.how["ask"] == "read"} for group in (domain, general))
-    field_level, prose_level = min(field, default=None), min(prose, default=None)
+    field_level, prose_level = _level(domain, before), _level(general, before)
     known = field_level is not None and prose_level is not None and field_level <= prose_level
     measures = [_domain(a, chats, known) for a in domain] + _retention(general, chats)
     notes = _sentences.notes(
@@ -59,6 +58,11 @@ def analyse(
         "examples": _examples(domain, before, after, examples),
         "questions": _questions(domain, before, after, passages),
     }, pa.concat_tables([report.rows for report in reports]))  # fmt: skip
+
+
+def _level(asked: list[Asked], chat: str) -> float | None:
+    """Bits per byte of the first text that was read."""
+    return next((a.total(chat) for a in asked if a.how["ask"] == "read"), None)
 
 
 def _domain(a: Asked, chats: dict[str, Any], known: bool) -> Row:
@@ -112,11 +116,10 @@ def _examples(domain: list[Asked], before: str, after: str, count: int) -> dict[
     changed = []
     for a in (a for a in domain if a.how["ask"] == "read"):
         for i, row in a.rows[before].items():
-            then = a.rows[after][i]["value"] / row["weight"]
-            now = row["value"] / row["weight"]
+            now, then = row["value"] / row["weight"], a.rows[after][i]["value"] / row["weight"]
             if row["weight"] >= LEAST_BYTES:
-                changed.append({"id": i, "title": " › ".join(row["prompt"].split("\n")).strip(" ›"), "text": row["gold"],
-                                "before": now, "after": then})  # fmt: skip
+                title = " › ".join(row["prompt"].split("\n")).strip(" ›")
+                changed.append({"id": i, "title": title, "text": row["gold"], "before": now, "after": then})
     changed.sort(key=lambda e: (e["after"] - e["before"], e["id"]))
     better = [e for e in changed if e["after"] < e["before"]]
     worse = [e for e in reversed(changed) if e["after"] > e["before"]]

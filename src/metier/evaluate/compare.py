@@ -40,32 +40,46 @@ CHARACTERS = 4.0  # a token, about: only for the progress bar
 def measure(chats: dict[str, Chat], tasks: list[Task], *, max_tokens: Count = 48, work: Work) -> Report:
     """Rows: task, measure, chat, id, cluster, value, weight, prompt, gold, reply.
 
-    Numbers: ``totals`` {chat: {task: {measure: {value, n}}}}, ``tasks`` (measures and notes of each), ``cost`` {seconds,
-    tokens}.
+    Numbers: ``totals`` {chat: {task: {measure: {value, n}}}}, ``tasks`` (measures and notes of each),
+    ``cost`` {seconds, tokens}.
     """
-    if not chats or not tasks or not all(task.asked() for task in tasks):
+    if not chats or not tasks or not all(asked(task) for task in tasks):
         raise MetierError("evaluate.compare: there is no chat, no task or no row to ask")
     if len({task.name for task in tasks}) < len(tasks):
         raise MetierError("evaluate.compare: two tasks have the same name")
-    pieces = [(name, task, m, rows) for name in chats for task in tasks for m, rows in task.asked().items()]
+    pieces = [(name, task, m, rows) for name in chats for task in tasks for m, rows in asked(task).items()]
     tables, seconds, tokens = [], 0.0, 0.0
     with work.progress("measuring", sum(_size(rows, max_tokens) for *_, rows in pieces)) as bar:
         for i, (name, task, m, rows) in enumerate(pieces):
-            table, cost = _piece(name, chats[name], task, m, rows, max_tokens, work, _steady(bar, _size(rows, max_tokens)))
+            table, cost = _piece(
+                name, chats[name], task, m, rows, max_tokens, work, _steady(bar, _size(rows, max_tokens))
+            )
             tables.append(table)
             seconds, tokens = seconds + cost["seconds"], tokens + cost["tokens"]
             if i + 1 == len(pieces) or pieces[i + 1][0] != name:
                 chats[name].close()
     rows = pa.concat_tables(tables)
-    asked = {t.name: {"measures": {n: dataclasses.asdict(m) for n, m in t.measures.items()}, "notes": t.notes} for t in tasks}
-    return Report({"totals": totals(rows), "tasks": asked,
+    facts = {
+        t.name: {"measures": {n: dataclasses.asdict(m) for n, m in t.measures.items()}, "notes": t.notes} for t in tasks
+    }
+    return Report({"totals": totals(rows), "tasks": facts,
                    "cost": {"seconds": round(seconds, 2), "tokens": int(tokens)}}, rows)  # fmt: skip
+
+
+def asked(task: Task) -> dict[str, list[Row]]:
+    """The rows a task asks, by the measure they are asked under; rows without one are not asked."""
+    rows: dict[str, list[Row]] = {}
+    for row in task.records.where([m is not None for m in task.records.column("measure")]):
+        rows.setdefault(row["measure"], []).append(row)
+    return rows
 
 
 def totals(rows: pa.Table) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """Σ value / Σ weight and the number of rows, by chat, task and measure."""
     found: dict[str, Any] = {}
-    grouped = rows.group_by(["chat", "task", "measure"]).aggregate([("value", "sum"), ("weight", "sum"), ("id", "count")])
+    grouped = rows.group_by(["chat", "task", "measure"]).aggregate(
+        [("value", "sum"), ("weight", "sum"), ("id", "count")]
+    )
     for row in grouped.sort_by([(c, "ascending") for c in ("chat", "task", "measure")]).to_pylist():
         place = found.setdefault(row["chat"], {}).setdefault(row["task"], {})
         place[row["measure"]] = {"value": row["value_sum"] / row["weight_sum"], "n": row["id_count"]}
@@ -123,7 +137,9 @@ def _choose(chat: Chat, measure: str, how: Measure, rows: list[Row], advance: Ad
         values = [s.sum / n for s, n in zip(scored, lengths, strict=True)]
         best = values.index(max(values))
         tokens += sum(s.tokens for s in scored)
-        made.append(_row(measure, r, value=float(best == r["gold"]), gold=r["choices"][r["gold"]], reply=r["choices"][best]))
+        made.append(
+            _row(measure, r, value=float(best == r["gold"]), gold=r["choices"][r["gold"]], reply=r["choices"][best])
+        )
     return made, tokens
 
 

@@ -1,9 +1,9 @@
 """Gaps in held-out text, made by rule: four words of one document, of which one belongs into the gap.
 
 A gap is fair when the text before it does not hold the answer, and when all four words are of the same document, about
-as frequent in it, of the same shape, and could stand there by grammar: each follows, somewhere in the held-out text, the word
-that stands before the gap, but none of the wrong ones follows the two words before it. And the words of the sentence so
-far must be at least as close to the answer, in the rest of the document, as to the wrong ones.
+as frequent in the field, of the same shape, and could stand there by grammar: each follows, somewhere in the field, the
+word before the gap, but none of the wrong ones follows the two words before it. And the words of the sentence so far
+must be about as close to the answer, in the rest of the held-out text, as to any wrong one.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Usage:
                 self.ends[match.group()] += following is None or following.group().lower() in _common()
 
     def head(self, word: str) -> float:
-        """The share of its places where a phrase ends with it, as with nouns, and does not go on, as with adjectives."""
+        """The share of its places that end a phrase, as those of nouns do and those of adjectives do not."""
         return self.ends[word] / self.count[word]
 
 

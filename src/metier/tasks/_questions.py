@@ -1,4 +1,4 @@
-"""Questions to held-out documents, made by rule: from sentences that define, and where there are none, from headings."""
+"""Questions to held-out documents, made by rule: from sentences that define, else from headings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from collections.abc import Callable
 from metier.artefacts import Row
 
 VERBS = "is|are|means|refers to|denotes|describes|specifies|represents|provides|defines|creates|returns|displays|lists"
-DEFINES = re.compile(
-    rf"^(?P<term>(?:(?:An?|The|This) )?[\"“‘'`*_]*[^\W\d_][^.,:;()|=<>\n]{{2,45}}?)[\"”’'`*_]* (?P<verb>{VERBS}) (?P<rest>.+)$"
-)
+TERM = r"(?:(?:An?|The|This) )?[\"“‘'`*_]*[^\W\d_][^.,:;()|=<>\n]{2,45}?"
+DEFINES = re.compile(rf"^(?P<term>{TERM})[\"”’'`*_]* (?P<verb>{VERBS}) (?P<rest>.+)$")
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[\"“A-Z])|\n\s*\n|\n\s*[*-] ")
-VAGUE = {"it", "this", "that", "these", "those", "there", "what", "which", "they", "he", "she", "if", "when", "note", "for",
-         "in", "such", "the following", "see", "all", "each", "both", "some", "most", "here", "a", "an", "the"}  # fmt: skip
-NO_DEFINITION = re.compile(r"(?:not|as|also|only|always|never|similar|said|made|given|done)\b|(?!used)\w+ed\b|\w+ly\b")
+VAGUE = frozenset({
+    "it", "this", "that", "these", "those", "there", "what", "which", "they", "he", "she", "if", "when", "note", "for",
+    "in", "such", "see", "all", "each", "both", "some", "most", "here", "following", "always", "also", "then", "only",
+    "often",
+})  # fmt: skip
+# What follows "is" or "are" in a definition: "a function which …", "functions that …", "used to …".
+IS = re.compile(r"(?:an?|the|one|any|those)\b|\w+s (?:that|which|who|of|for|in)\b|used (?:to|for)\b")
+PLAIN = {"specifies": "specify"}
 MOST_WORDS = 5  # of a term
 
 
@@ -42,29 +46,27 @@ def _definition(chunk: Row, text: str) -> tuple[str, str] | None:
             continue
         term, verb = found["term"].replace("*", "").strip("“”‘’'`_ "), found["verb"]
         words = term.split()
-        if NO_DEFINITION.match(found["rest"]) or term.count('"') % 2 or words[0].endswith("ing"):
+        if term.count('"') % 2 or (verb in ("is", "are") and not IS.match(found["rest"])):
             continue
-        if len(words) > MOST_WORDS or words[0].lower() in VAGUE - {"a", "an", "the"} or len(words) == 1 and term.lower() in VAGUE:
-            continue
-        return f"{_about(chunk)}{_question(_lower(term), verb)}", sentence
+        if len(words) <= MOST_WORDS and not {word.lower() for word in words} & VAGUE:
+            return f"{_about(chunk)}{_question(_lower(term), verb)}", sentence
     return None
 
 
 def _heading(chunk: Row, text: str) -> tuple[str, str] | None:
     heading = (chunk["heading"] or chunk["title"] or "").split(" > ")[-1]
     sentences = (" ".join(s.split()) for s in SENTENCE.split(text))
-    first = next((s for s in sentences if 40 <= len(s) <= 300 and s.endswith(".") and s[0].isupper()), None)
-    if not heading or first is None:
+    first = next((s for s in sentences if 40 <= len(s) <= 300 and s.endswith(".") and s[0].isupper()), "Here")
+    if not heading or first.split()[0].lower() in VAGUE or first.endswith(("follows.", "following.")):
         return None
-    return f"{_about(chunk, besides=heading)}Explain in one sentence: {heading}", first
+    return f"{_about(chunk, besides=heading)}Explain “{heading}” in one sentence.", first
 
 
 def _question(term: str, verb: str) -> str:
     if verb in ("is", "are"):
         return f"What {verb} {term}?"
-    plain = {"means": "mean", "refers to": "refer to", "describes": "describe", "specifies": "specify", "denotes": "denote",
-             "represents": "represent", "provides": "provide", "defines": "define", "creates": "create",
-             "returns": "return", "displays": "display", "lists": "list"}[verb]  # fmt: skip
+    first, _, rest = verb.partition(" ")
+    plain = f"{PLAIN.get(first, first.removesuffix('s'))} {rest}".strip()
     return f"What does {term} {plain}?"
 
 

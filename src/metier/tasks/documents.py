@@ -1,4 +1,4 @@
-"""How well a model knows a set of documents: bits per byte, gaps, and questions, on held-out ones.
+"""How well a model knows a field: bits per byte, gaps and questions of held-out documents.
 
 For a field that lies in documents, split beforehand without leak (`steps.split`). Three measures of the test split:
 *bits_per_byte*, a row a chunk: how many bits the model needs for each byte of the text, given the headings above it;
@@ -112,7 +112,8 @@ def in_turn(chunks: list[Row], seed: int) -> list[Row]:
 
 
 def _up_to(chunks: list[Row], size: int) -> list[Row]:
-    taken, total = [], 0
+    taken: list[Row] = []
+    total = 0
     for chunk in chunks:
         total += len(chunk["text"].encode())
         if taken and total > size:

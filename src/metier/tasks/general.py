@@ -1,4 +1,4 @@
-"""General skills, the same before and after: prose, multiple choice, sums, grammar, and keeping an asked form.
+"""General skills: prose, multiple choice, sums, grammar, and keeping an asked form.
 
 For any specialist, to see what it forgot; small enough to run before and after on two cores. All items travel with
 metier or are made by rule; none of them is ever trained on. A change is judged against a margin fixed here: 0.02 bits
@@ -60,18 +60,20 @@ def _measures(rows: list[Row]) -> dict[str, Measure]:
     }
 
     def choose(name: str, title: str, words: str) -> Measure:
-        return Measure("choose", "retention", "accuracy", "higher", title, words, ACCURACY_MARGIN, chances[name], pool=POOL)
+        return Measure(
+            "choose", "retention", "accuracy", "higher", title, words, ACCURACY_MARGIN, chances[name], pool=POOL
+        )
 
     def write(title: str, words: str) -> Measure:
         return Measure("write", "retention", "share", "higher", title, words)
 
     return {
         "bits_per_byte": Measure("read", "retention", "bits per byte", "lower", "general prose",
-                                 "Bits for each byte of encyclopedia articles, country reports and novels.", BITS_MARGIN),
+                                 "Bits for each byte of articles, country reports and novels.", BITS_MARGIN),
         "choice": choose("choice", "multiple choice", "Facts, films and general knowledge, as multiple choice."),
         "arithmetic": choose("arithmetic", "arithmetic", "Sums and products of small numbers, four choices."),
         "grammar": choose("grammar", "grammar", "The grammatical one of two sentences, made by rule."),
-        "form": write("keeps the asked form", "Replies that have the form asked for: one word, three lines, a number, JSON."),
+        "form": write("keeps the asked form", "Replies in the form asked for: one word, three lines, a number, JSON."),
         "stops": write("comes to an end", "Replies that end by themselves."),
     }  # fmt: skip
 
@@ -85,8 +87,8 @@ def _sample(name: str, rows: list[Row], count: int | None, seed: int) -> list[Ro
 
 
 def _read(row: Row) -> Row:
-    return {"id": f"prose/{row['id']}", "split": "test", "measure": "bits_per_byte", "cluster": row["source"], "prompt": "",
-            "text": row["text"]}  # fmt: skip
+    return {"id": f"prose/{row['id']}", "split": "test", "measure": "bits_per_byte", "cluster": row["source"],
+            "prompt": "", "text": row["text"]}  # fmt: skip
 
 
 def _choose(measure: str, row: Row) -> Row:

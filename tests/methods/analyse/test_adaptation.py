@@ -14,7 +14,10 @@ from metier.analyse import _sentences, adaptation
 from metier.artefacts import Report, Row
 from metier.options import MetierError
 
-KEYS = {"name", "kind", "unit", "better", "before", "after", "control", "change", "low", "high", "n", "chance", "margin", "verdict"}
+KEYS = {
+    "name", "kind", "unit", "better", "before", "after", "control", "change", "low", "high", "n", "chance", "margin",
+    "verdict",
+}  # fmt: skip
 
 
 def how(ask: str, kind: str, title: str, **more: Any) -> Row:
@@ -23,21 +26,27 @@ def how(ask: str, kind: str, title: str, **more: Any) -> Row:
             "normalise": "none", "pool": None} | more  # fmt: skip
 
 
-def row(task: str, measure: str, chat: str, i: int, value: float, weight: float = 1.0, cluster: str | None = None) -> Row:
-    return {"task": task, "measure": measure, "chat": chat, "id": f"{measure}{i}", "cluster": cluster or f"{measure}{i}",
+def row(
+    task: str, measure: str, chat: str, i: int, value: float, weight: float = 1.0, cluster: str | None = None
+) -> Row:
+    name = f"{measure}{i}"
+    return {"task": task, "measure": measure, "chat": chat, "id": name, "cluster": cluster or name,
             "value": float(value), "weight": float(weight), "prompt": "Part\nSection\n\n", "gold": f"text {i}",
             "reply": f" {chat} says {i} "}  # fmt: skip
 
 
-def domain(chats: dict[str, float], *, size: int = 100_000, spread: float = 0.02, groups: int = 10, base: float = 1.0) -> Report:
-    """40 chunks of 400 bytes: ``base`` bits per byte plus what a chat adds, and a spread by group and chat that adds up to nothing."""
+def domain(
+    chats: dict[str, float], *, size: int = 100_000, spread: float = 0.02, groups: int = 10, base: float = 1.0
+) -> Report:
+    """40 chunks of 400 bytes: ``base`` bits per byte plus what a chat adds, and a spread that adds up to nothing."""
     rows = []
     for chat, more in chats.items():
         rng = np.random.default_rng(len(chat))
         of_group, of_row = rng.normal(0, spread, groups), rng.normal(0, spread, 40)
         of_group, of_row = of_group - of_group.mean(), of_row - of_row.mean()
-        rows += [row("domain", "bits", chat, i, 400 * (base + more + of_group[i % groups] + of_row[i]), 400, f"g{i % groups}")
-                 for i in range(40)]  # fmt: skip
+        for i in range(40):
+            level = base + more + of_group[i % groups] + of_row[i]
+            rows.append(row("domain", "bits", chat, i, 400 * level, 400, f"g{i % groups}"))
         rows += [row("domain", "ask", chat, i, 0.1 * i) for i in range(3)]
     measures = {"bits": how("read", "domain", "held-out documents"), "ask": how("write", "domain", "questions")}
     return Report({"tasks": {"domain": {"measures": measures, "notes": {"bytes": size}}}}, pa.Table.from_pylist(rows))
@@ -135,8 +144,8 @@ def test_examples_and_questions() -> None:
     assert better[0]["after"] - better[0]["before"] <= better[1]["after"] - better[1]["before"] < 0
     assert worse[0]["after"] - worse[0]["before"] >= worse[1]["after"] - worse[1]["before"] > 0
     assert better[0]["title"] == "Part › Section" and better[0]["text"].startswith("text ")
-    assert report.numbers["questions"][1] == {"question": "Part\nSection\n\n", "reference": "text 1", "base": "base says 1",
-                                              "passages": "passages says 1", "expert": "expert says 1"}  # fmt: skip
+    said = {chat: f"{chat} says 1" for chat in ("base", "passages", "expert")}
+    assert report.numbers["questions"][1] == {"question": "Part\nSection\n\n", "reference": "text 1", **said}
     assert by_name(report)["questions"]["verdict"] == "too small to tell"
     assert by_name(report)["held-out documents"]["passages"] == pytest.approx(0.7, abs=0.05)
 
@@ -153,34 +162,41 @@ def test_rows_stay_and_numbers_are_json_without_infinities() -> None:
 def test_different_rows_are_refused() -> None:
     report = domain({"base": 0.0, "expert": -0.1})
     short = Report(report.numbers, report.rows.slice(0, report.rows.num_rows - 1))
-    with pytest.raises(MetierError, match="'base' and 'expert' answered different rows of domain.ask"):
+    with pytest.raises(MetierError, match=r"'base' and 'expert' answered different rows of domain\.ask"):
         adaptation.analyse([short])
     with pytest.raises(MetierError, match="both 'base' and 'tuned'"):
         adaptation.analyse([report], after="tuned")
 
 
+GAINED = "Your documents taught the model its field: it takes 15% fewer bits to predict unseen ones than "
+HARMED = "Training on your documents did harm: it takes 15% more bits to predict unseen ones than "
+KNOWN = ("The model already predicted your documents as well as general text, "
+         "and training added nothing that can be told")  # fmt: skip
+LEVELS = "(50.0% → 49.0% right answers)"
+
+
 @pytest.mark.parametrize(
     ("field", "skills", "words"),
     [
-        ("gain", "non-inferior", "Your documents taught the model its field: it needs 15% fewer bits to predict unseen ones than "
-         "training on general text alone would have brought; general skills were kept (50.0% → 49.0% right answers)."),
-        ("loss", "inferior", "Training on your documents made the model worse at them: 15% more bits to predict unseen ones than "
-         "training on general text alone would have brought; general skills were lost (50.0% → 49.0% right answers)."),
-        ("already known", "inconclusive", "The model already predicted your documents as well as general text, and training added "
-         "nothing that can be told; whether general skills were kept cannot be told (50.0% → 49.0% right answers)."),
+        ("gain", "non-inferior", f"{GAINED}after as much training on general text; general skills were kept {LEVELS}."),
+        ("loss", "inferior", f"{HARMED}after as much training on general text; general skills were lost {LEVELS}."),
+        ("already known", "inconclusive", f"{KNOWN}; whether general skills were kept cannot be told {LEVELS}."),
     ],
 )  # fmt: skip
 def test_the_sentence_on_top(field: str, skills: str, words: str) -> None:
-    change = -0.15 if field == "gain" else 0.15
-    measures = [
-        {"kind": "domain", "main": True, "verdict": field, "before": 1.0, "better": "lower", "change": -0.3,
-         "net": {"change": change}},
-        {"kind": "retention", "members": ["a"], "verdict": skills, "before": 0.5, "after": 0.49, "name": "pooled"},
-    ]  # fmt: skip
-    assert _sentences.headline(measures, []) == words
+    after = 0.68 if field == "gain" else 0.92
+    pooled = {"kind": "retention", "members": ["a"], "verdict": skills, "before": 0.5, "after": 0.49, "name": "pooled"}
+    main = {"kind": "domain", "main": True, "verdict": field, "before": 1.0, "control": 0.8, "after": after, "net": {}}
+    assert _sentences.headline([main | {"net": {"change": after - 0.8}}, pooled], []) == words
+
+
+def test_without_control_the_sentence_compares_with_before() -> None:
+    main = {"kind": "domain", "main": True, "verdict": "gain", "before": 0.8, "control": None, "after": 0.68}
+    assert _sentences.headline([main], []) == f"{GAINED}before."
 
 
 def test_the_sentence_names_what_got_worse() -> None:
-    measures = [{"kind": "retention", "members": ["a"], "verdict": "non-inferior", "before": 0.5, "after": 0.5, "name": "pooled"},
-                *({"kind": "retention", "verdict": "inferior", "name": n} for n in ("arithmetic", "general prose"))]  # fmt: skip
+    levels = {"kind": "retention", "before": 0.5, "after": 0.5}
+    measures = [levels | {"members": ["a"], "verdict": "non-inferior", "name": "pooled"}]
+    measures += [levels | {"verdict": "inferior", "name": name} for name in ("arithmetic", "general prose")]
     assert _sentences.headline(measures, []).endswith("except arithmetic and general prose, which got worse.")

@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
-from answering import Answering, knowing
 
+from answering import Answering, knowing
 from metier.artefacts import Measure, Records, Task
 from metier.evaluate import compare
+from metier.evaluate.compare import asked
 from metier.options import MetierError
 from metier.store import Work
 from metier.tasks import general
@@ -23,7 +24,15 @@ def by_hand() -> Task:
     rows = [
         {"id": "a", "split": "test", "measure": "read", "cluster": "1", "prompt": "", "text": "four"},
         {"id": "b", "split": "test", "measure": "read", "cluster": "2", "prompt": "p", "text": "twelve bytes"},
-        {"id": "c", "split": "test", "measure": "pick", "cluster": "c", "prompt": "q", "choices": [" no", " right"], "gold": 1},
+        {
+            "id": "c",
+            "split": "test",
+            "measure": "pick",
+            "cluster": "c",
+            "prompt": "q",
+            "choices": [" no", " right"],
+            "gold": 1,
+        },
         {"id": "d", "split": "train", "text": "not asked"},
     ]
     measures = {
@@ -34,7 +43,9 @@ def by_hand() -> Task:
 
 
 def test_values_by_hand(tmp_path: Path) -> None:
-    chat = Answering("x", lambda p, c: {"four": -4 * math.log(2), "twelve bytes": -4 * math.log(2), " no": -2.0, " right": -3.0}[c])
+    chat = Answering(
+        "x", lambda p, c: {"four": -4 * math.log(2), "twelve bytes": -4 * math.log(2), " no": -2.0, " right": -3.0}[c]
+    )
     report = compare.measure({"m": chat}, [by_hand()], work=Work(tmp_path))
     rows = {r["id"]: r for r in report.rows.to_pylist()}
     assert (rows["a"]["value"], rows["a"]["weight"]) == (pytest.approx(4), 4)
@@ -43,7 +54,18 @@ def test_values_by_hand(tmp_path: Path) -> None:
     totals = report.numbers["totals"]["m"]["hand"]
     assert totals["read"] == {"value": pytest.approx(8 / 16), "n": 2}  # not the mean of 1 and 1/3
     assert totals["pick"] == {"value": 0, "n": 1}
-    assert report.rows.column_names == ["task", "measure", "chat", "id", "cluster", "value", "weight", "prompt", "gold", "reply"]
+    assert report.rows.column_names == [
+        "task",
+        "measure",
+        "chat",
+        "id",
+        "cluster",
+        "value",
+        "weight",
+        "prompt",
+        "gold",
+        "reply",
+    ]
     assert report.numbers["cost"]["tokens"] == 1 + 2 + 1 + 1
 
 
@@ -90,13 +112,15 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
             raise Killed
         return -float(hash_of(choice))
 
-    whole = compare.measure({"m": Answering("m", lambda p, c: -float(hash_of(c)))}, [task], work=Work(tmp_path / "whole"))
+    whole = compare.measure(
+        {"m": Answering("m", lambda p, c: -float(hash_of(c)))}, [task], work=Work(tmp_path / "whole")
+    )
     with pytest.raises(Killed):
         compare.measure({"m": Answering("m", killed)}, [task], work=Work(tmp_path / "parts"))
     again = Answering("m", lambda p, c: -float(hash_of(c)))
     found = compare.measure({"m": again}, [task], work=Work(tmp_path / "parts"))
     assert found.digest == whole.digest
-    assert {c for _, c in again.asked}.isdisjoint(r["text"] for r in task.asked()["bits_per_byte"])
+    assert {c for _, c in again.asked}.isdisjoint(r["text"] for r in asked(task)["bits_per_byte"])
     assert found.numbers["cost"]["tokens"] == whole.numbers["cost"]["tokens"]
 
 

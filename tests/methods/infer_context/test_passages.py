@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from answering import Answering
 
+from answering import Answering
 from metier.artefacts import Records
 from metier.infer.context import passages
 from metier.options import MetierError

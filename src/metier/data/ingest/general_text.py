@@ -1,4 +1,4 @@
-"""General English that travels with metier, cut like documents: for replay and for control arms.
+"""General English that travels with metier, cut like documents: for replay and control.
 
 Encyclopaedia articles, stories and essays with free licences (each record names its own). Mixed into training it
 keeps general skills; trained on alone, for as many steps, it shows what any text would have changed. It shares no

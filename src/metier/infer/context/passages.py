@@ -1,4 +1,4 @@
-"""Puts the passages that fit a question best before it, from a set of documents; no training.
+"""Puts the passages that fit a question best before it, from a set of documents.
 
 For asking whether looking things up would do instead of training, and for a chat that must quote its sources. Passages
 are found by words in common (BM25), so a question in other words than the documents' finds nothing good. The query is
@@ -60,7 +60,9 @@ class Passages:
 
     @property
     def digest(self) -> str:
-        return text_digest(self.chat.digest, "infer.context.passages", self.data.digest, str(self.top), str(self.longest))
+        return text_digest(
+            self.chat.digest, "infer.context.passages", self.data.digest, str(self.top), str(self.longest)
+        )
 
     def reply(
         self, conversations: Sequence[Conversation], *, max_tokens: int = 256, temperature: float = 0.0,
@@ -85,7 +87,9 @@ class Passages:
         stride: int | None = None, advance: Advance | None = None,
     ) -> list[LogProb]:  # fmt: skip
         read = {prompt: self._before(self.find(prompt)) + prompt for prompt in dict.fromkeys(prompts)}
-        return self.chat.logprobs([read[p] for p in prompts], continuations, window=window, stride=stride, advance=advance)
+        return self.chat.logprobs(
+            [read[p] for p in prompts], continuations, window=window, stride=stride, advance=advance
+        )
 
     def close(self) -> None:
         self.chat.close()
