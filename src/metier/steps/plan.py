@@ -30,9 +30,9 @@ def run(
     setup: Setup,
     *,
     budget: Duration = 600.0,
-    rates: list[Positive] = [3e-4, 1e-3, 3e-3],  # noqa: B006 - read off the signature, never changed
-    trial: Count = 4,
-    repeats: list[NonNegative] = [3.5, 1.0],  # noqa: B006
+    rates: list[Positive] = [1e-3, 2e-3],  # noqa: B006 - read off the signature, never changed
+    trial: Count = 3,
+    repeats: list[NonNegative] = [1.2],  # noqa: B006
     trainings: Count = 2,
     passes: Positive = 4.0,
     reserve: NonNegative = 25.0,
@@ -53,5 +53,5 @@ def run(
         notes.append(f"the budget allows {max(affordable, 0)} steps; {steps} are run, so it will take longer")
     work.log(event="plan", trials=trials, tokens_a_second=pace, seconds_for_evaluation=later, affordable=affordable,
              enough=enough, notes=notes)  # fmt: skip
-    return Report({"lr": best["lr"], "steps": steps, "tokens": steps * setup.step_tokens,
+    return Report({"lr": best["lr"], "steps": steps, "look": max(1, steps // 3), "tokens": steps * setup.step_tokens,
                    "passes": steps * setup.step_tokens / available, "notes": notes})  # fmt: skip

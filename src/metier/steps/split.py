@@ -6,6 +6,7 @@ One document or under five groups: contiguous sections with a gap. Adds the colu
 Test chunks that still overlap with train are dropped with a reason; the residual is logged.
 
 Options:
+    whole: the records before duplicates went, to say what whole documents dealt at random would have leaked.
     dev: share of the text held out for early stopping.
     test: share of the text held out for the report.
     seed: decides which groups go where.
@@ -23,7 +24,9 @@ from metier.store import Work
 from metier.text import leakfree
 
 
-def run(data: Records, *, dev: Share = 0.1, test: Share = 0.2, seed: Seed = 0, work: Work) -> Records:
+def run(
+    data: Records, whole: Records | None = None, *, dev: Share = 0.1, test: Share = 0.2, seed: Seed = 0, work: Work
+) -> Records:  # fmt: skip
     rows = list(data)
     assigned = leakfree.assign(rows, dev=dev, test=test, seed=seed)
     dropped = {i: r for i, r in assigned.dropped.items()}
@@ -37,7 +40,8 @@ def run(data: Records, *, dev: Share = 0.1, test: Share = 0.2, seed: Seed = 0, w
     for name in ("train", "dev", "test"):
         if not sizes[name]:
             raise MetierError(f"split: no text is left for {name}; there are {sum(sizes.values())} bytes in all")
-    work.log(event="split", how=assigned.how, residual=assigned.residual, notes=assigned.notes, bytes=dict(sizes),
+    naive = leakfree.leak_at_random(list(whole), dev=dev, test=test, seed=seed) if whole is not None else None
+    work.log(event="split", naive=naive, how=assigned.how, residual=assigned.residual, notes=assigned.notes, bytes=dict(sizes),
              groups=len(set(assigned.group.values())),
              documents=len(set(data.column("document"))))  # fmt: skip
     return kept

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from metier.artefacts import Row
-from metier.tasks import _general_data
+from metier.general import data
 
 STEM = 400  # characters before the gap, about 80 to 100 tokens
 LEAST_LEAD = -0.25  # sentences in common by which a wrong word may lead
@@ -171,7 +171,7 @@ def _tail(text: str) -> str:
 
 @functools.cache
 def _counts() -> Counter[str]:
-    return Counter(w.lower() for row in _general_data.replay() for w in WORD.findall(row["text"]))
+    return Counter(w.lower() for row in data.replay() for w in WORD.findall(row["text"]))
 
 
 @functools.cache

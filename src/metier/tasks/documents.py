@@ -46,7 +46,7 @@ QUESTIONS = Measure(
 
 
 def make(
-    data: Records, *, cloze: Natural = 200, questions: Natural = 12, bytes: Count = 60_000, seed: Seed = 0
+    data: Records, *, cloze: Natural = 200, questions: Natural = 12, bytes: Count = 32_000, seed: Seed = 0
 ) -> Task:
     chunks = list(data.part("test"))
     if not chunks:

@@ -6,8 +6,8 @@ per byte of prose, 3 points of right answers. A share of right answers is judged
 kinds of choices are also pooled, each with the same weight. Asked forms are few: reported, never judged.
 
 Options:
-    choice: questions of multiple choice (facts, films, general knowledge); default all there are.
-    prose: passages of general prose to read; default all there are.
+    choice: questions of multiple choice (facts, films, general knowledge); nothing means all there are.
+    prose: passages of general prose to read; nothing means all there are.
     arithmetic: sums and products.
     grammar: pairs of sentences of which one is grammatical.
     forms: prompts that ask for a form; 0 leaves them out.
@@ -23,23 +23,23 @@ from typing import Any
 import numpy as np
 
 from metier.artefacts import Measure, Records, Row, Task
+from metier.general import data, rules
 from metier.options import Count, MetierError, Natural, Seed
-from metier.tasks import _general_data, _general_rules
 
 ACCURACY_MARGIN, BITS_MARGIN = 0.03, 0.02
 POOL = "general skills, pooled"
 
 
 def make(
-    *, choice: Count | None = None, prose: Count | None = None, arithmetic: Natural = 500, grammar: Natural = 500,
+    *, choice: Count | None = 500, prose: Count | None = 50, arithmetic: Natural = 200, grammar: Natural = 200,
     forms: Natural = 24, seed: Seed = 0,
 ) -> Task:  # fmt: skip
-    sums = _general_rules.arithmetic(arithmetic, seed)
-    pairs = _general_rules.minimal_pairs(grammar, seed)
-    rows = [_read(row) for row in _sample("prose", _general_data.prose(), prose, seed)]
-    rows += [_choose("choice", row) for row in _sample("choice", _general_data.choice_items(), choice, seed)]
+    sums = rules.arithmetic(arithmetic, seed)
+    pairs = rules.minimal_pairs(grammar, seed)
+    rows = [_read(row) for row in _sample("prose", data.prose(), prose, seed)]
+    rows += [_choose("choice", row) for row in _sample("choice", data.choice_items(), choice, seed)]
     rows += [_choose("arithmetic", row) for row in sums] + [_choose("grammar", row) for row in pairs]
-    rows += [_write(row) for row in _general_rules.forms(forms, seed)]
+    rows += [_write(row) for row in rules.forms(forms, seed)]
     asked = {row["measure"] for row in rows} | ({"stops"} if forms else set())
     measures = {name: m for name, m in _measures(rows).items() if name in asked}
     return Task("general", "tasks.general", Records.from_rows(rows), measures, {"seed": seed})
@@ -48,7 +48,7 @@ def make(
 def grade(records: list[Row], replies: list[Any]) -> list[dict[str, float]]:
     """Whether a reply keeps the asked form, and whether it came to an end by itself."""
     return [
-        _general_rules.check_form(json.loads(row["check"]), reply.text, reply.finish == "stop")
+        rules.check_form(json.loads(row["check"]), reply.text, reply.finish == "stop")
         for row, reply in zip(records, replies, strict=True)
     ]
 

@@ -11,7 +11,7 @@ Options:
 from __future__ import annotations
 
 from metier.artefacts import Records
-from metier.tasks import _general_data as data
+from metier.general import data
 from metier.options import Count
 from metier.store import Work
 from metier.text import chunk as chunking

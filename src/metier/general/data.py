@@ -1,4 +1,4 @@
-"""The general-skills data that travel with metier (`_general/`; its README says where each comes from)."""
+"""The general-skills data that travel with metier (`files/`; its README says where each comes from)."""
 
 import gzip
 import json
@@ -31,4 +31,4 @@ def _rows(name: str) -> list[Row]:
 
 @cache
 def _text(name: str) -> str:
-    return gzip.decompress((files("metier") / "tasks" / "_general" / name).read_bytes()).decode("utf-8")
+    return gzip.decompress((files("metier") / "general" / "files" / name).read_bytes()).decode("utf-8")

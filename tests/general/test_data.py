@@ -7,8 +7,8 @@ from itertools import chain
 import pytest
 
 from metier.options import MetierError
-from metier.tasks._general_data import choice_items, prose, replay
-from metier.tasks._general_rules import PHENOMENA, arithmetic, check_form, forms, minimal_pairs
+from metier.general.data import choice_items, prose, replay
+from metier.general.rules import PHENOMENA, arithmetic, check_form, forms, minimal_pairs
 
 LICENCES = {"CC-BY-SA-2.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "public-domain"}
 
@@ -20,7 +20,7 @@ def thirteen_grams(rows):
 
 
 def test_the_data_stay_small():
-    assert sum(f.stat().st_size for f in files("metier").joinpath("tasks/_general").iterdir()) <= 3_000_000
+    assert sum(f.stat().st_size for f in files("metier").joinpath("general/files").iterdir()) <= 3_000_000
 
 
 def test_choice_items_are_well_formed_and_enough():

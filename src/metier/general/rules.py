@@ -1,6 +1,6 @@
 """General skills made by rule: sums, grammatical minimal pairs, and prompts that ask for a form one can check.
 
-Everything is a pure function of (n, seed). Items follow `_general_data.choice_items`: {id, measure, question, choices,
+Everything is a pure function of (n, seed). Items follow `data.choice_items`: {id, measure, question, choices,
 gold}, to be scored by the total log-likelihood of each choice after the question.
 """
 
