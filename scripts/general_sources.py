@@ -18,8 +18,16 @@ from pathlib import Path
 
 Block = tuple[str, str]
 WIKI_DUMP = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-END_SECTIONS = ("see also", "references", "notes", "external links", "further reading", "bibliography", "footnotes",
-                "sources")
+END_SECTIONS = (
+    "see also",
+    "references",
+    "notes",
+    "external links",
+    "further reading",
+    "bibliography",
+    "footnotes",
+    "sources",
+)
 # Domain corpora of the examples are about programming, so articles about computing are no "general" text there.
 NOT_GENERAL = ("ASCII", "Algorithm", "Algorithms (journal)")
 
@@ -46,8 +54,12 @@ def wikipedia(wheel: Path) -> Iterator[Document]:
         if "<redirect" in page or text is None or skipped or "{{disambig" in page.lower():
             continue
         yield Document(
-            f"wikipedia/{slug(title)}", title, f"Wikipedia, '{title}' (enwiki dump 2016, in gensim's test data)",
-            "CC-BY-SA-3.0", list(wiki_blocks(html.unescape(text[1]))))
+            f"wikipedia/{slug(title)}",
+            title,
+            f"Wikipedia, '{title}' (enwiki dump 2016, in gensim's test data)",
+            "CC-BY-SA-3.0",
+            list(wiki_blocks(html.unescape(text[1]))),
+        )
 
 
 def wiki_blocks(markup: str) -> Iterator[Block]:
@@ -84,8 +96,13 @@ def innermost(text: str, left: str, right: str) -> str:
 
 def factbook(wheel: Path) -> Iterator[Document]:
     """The CIA World Factbook (a work of the US government): history, geography, climate and economy of each country."""
-    fields = [("Introduction", "Background"), ("Geography", "Geography - note"), ("Geography", "Climate"),
-              ("Geography", "Terrain"), ("Economy", "Economic overview")]
+    fields = [
+        ("Introduction", "Background"),
+        ("Geography", "Geography - note"),
+        ("Geography", "Climate"),
+        ("Geography", "Terrain"),
+        ("Economy", "Economic overview"),
+    ]
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(n for n in archive.namelist() if n.endswith(".json")):
             country = json.loads(archive.read(name))
@@ -114,11 +131,17 @@ def skycultures(deb_root: Path) -> Iterator[Document]:
         if licence and name:
             text = re.sub(r"<table.*?</table>|<ul>.*?</ul>|<ol.*?</ol>", "", page.read_text("utf-8"), flags=re.S)
             text = re.split(r"<h[23]>\s*(?:References|External|Authors?|Thanks|Licen)", text)[0]
-            blocks = [("heading" if tag[0] == "h" else "paragraph", strip_tags(body))
-                      for tag, body in re.findall(r"<(h[2-5]|p)\b[^>]*>(.*?)</\1>", text, re.S)]
+            blocks = [
+                ("heading" if tag[0] == "h" else "paragraph", strip_tags(body))
+                for tag, body in re.findall(r"<(h[2-5]|p)\b[^>]*>(.*?)</\1>", text, re.S)
+            ]
             yield Document(
-                f"stellarium/{folder.name}", f"{name[1]} sky culture", f"Stellarium 0.22.2, sky culture '{name[1]}'",
-                f"CC-{licence[1]}-{licence[2]}", [b for b in blocks if b[0] == "heading" or is_prose(b[1])])
+                f"stellarium/{folder.name}",
+                f"{name[1]} sky culture",
+                f"Stellarium 0.22.2, sky culture '{name[1]}'",
+                f"CC-{licence[1]}-{licence[2]}",
+                [b for b in blocks if b[0] == "heading" or is_prose(b[1])],
+            )
 
 
 def alice(sdist: Path) -> Iterator[Document]:
@@ -138,11 +161,11 @@ def austen(deb_root: Path, index: int, key: str, source: str) -> Iterator[Docume
     # The index is a list of integer pairs (type 13, length 2): offset and length of each compressed object.
     pairs = re.findall(rb"\x00\x00\x00\x0d\x00\x00\x00\x02(.{8})", table, re.S)
     offset, size = struct.unpack(">II", pairs[index])
-    data = zlib.decompress(store[offset + 4:offset + size])
+    data = zlib.decompress(store[offset + 4 : offset + size])
     at, lines = data.index(b"\x00\x04\x00\x09"), []
-    while data[at:at + 2] == b"\x00\x04":
-        length = struct.unpack(">I", data[at + 4:at + 8])[0]
-        lines.append(data[at + 8:at + 8 + length].decode("utf-8"))
+    while data[at : at + 2] == b"\x00\x04":
+        length = struct.unpack(">I", data[at + 4 : at + 8])[0]
+        lines.append(data[at + 8 : at + 8 + length].decode("utf-8"))
         at += 8 + length
     yield from chapters("\n".join(lines), r"^(C(?:HAPTER|hapter) [IVXL\d]+)\.?$", key, source)
 
@@ -152,8 +175,13 @@ def chapters(text: str, heading: str, key: str, source: str) -> Iterator[Documen
     parts = re.split(heading, text, flags=re.M)
     for number, (title, body) in enumerate(zip(parts[1::2], parts[2::2], strict=True), 1):
         paragraphs = [tidy(p.replace("\n", " ").replace("_", "")) for p in re.split(r"\n\s*\n", body)]
-        yield Document(f"{key}/{number:02d}", title.strip().title(), f"{source}, chapter {number}", "public-domain",
-                       [("paragraph", p) for p in paragraphs if re.search(r"[a-z]{3}", p) and "* * *" not in p])
+        yield Document(
+            f"{key}/{number:02d}",
+            title.strip().title(),
+            f"{source}, chapter {number}",
+            "public-domain",
+            [("paragraph", p) for p in paragraphs if re.search(r"[a-z]{3}", p) and "* * *" not in p],
+        )
 
 
 def is_prose(text: str) -> bool:

@@ -27,9 +27,19 @@ from general_sources import Document, alice, austen, factbook, skycultures, wiki
 Item = dict[str, object]
 SEED = 2026
 RELATIONS = (  # Wikidata relations with a plain answer; nothing about a person's faith, body or descent
-    "The country of", "The original country of", "The country of citizenship of", "The official language of",
-    "The capital of", "The language used in", "The sport played by", "The instrument of",
-    "The headquarters location of", "The continent of", "The material used in", "The color of")
+    "The country of",
+    "The original country of",
+    "The country of citizenship of",
+    "The official language of",
+    "The capital of",
+    "The language used in",
+    "The sport played by",
+    "The instrument of",
+    "The headquarters location of",
+    "The continent of",
+    "The material used in",
+    "The color of",
+)
 FACTS, MOVIES = 500, 120
 PASSAGES = {"wikipedia": 60, "factbook": 24, "stellarium": 8, "alice": 8, "austen": 20}
 REPLAY_BYTES = {"wikipedia": 700_000, "factbook": 260_000, "stellarium": 80_000, "alice": 90_000, "austen": 150_000}
@@ -43,15 +53,24 @@ def main() -> None:
     paths = parser.parse_args()
     bench = big_bench(paths.bigbench, ["qa_wikidata", "movie_recommendation", "general_knowledge"])
     choice = facts(bench["qa_wikidata"]) + movies(bench["movie_recommendation"]) + knowledge(bench["general_knowledge"])
-    documents = list(chain(
-        wikipedia(paths.gensim), factbook(paths.factbook), skycultures(paths.debian), alice(paths.wordcloud),
-        austen(paths.debian, 3, "austen/persuasion", "Jane Austen, Persuasion (1817)"),
-        austen(paths.debian, 5, "austen/sense-and-sensibility", "Jane Austen, Sense and Sensibility (1811)")))
+    documents = list(
+        chain(
+            wikipedia(paths.gensim),
+            factbook(paths.factbook),
+            skycultures(paths.debian),
+            alice(paths.wordcloud),
+            austen(paths.debian, 3, "austen/persuasion", "Jane Austen, Persuasion (1817)"),
+            austen(paths.debian, 5, "austen/sense-and-sensibility", "Jane Austen, Sense and Sensibility (1811)"),
+        )
+    )
     held = {d.key for d in documents if is_held_out(d)}
     prose = passages([d for d in documents if d.key in held])
     used = set(chain.from_iterable(thirteen_grams(row["text"]) for row in prose))
-    replay = [row for row in replay_rows([d for d in documents if d.key not in held])
-              if not used & set(thirteen_grams(row["text"]))]
+    replay = [
+        row
+        for row in replay_rows([d for d in documents if d.key not in held])
+        if not used & set(thirteen_grams(row["text"]))
+    ]
     for name, rows in {"choice": choice, "prose_test": prose, "replay": replay}.items():
         write(paths.out / f"{name}.jsonl.gz", rows)
         report(name, rows)
@@ -98,14 +117,23 @@ def movies(examples: list[Item]) -> list[Item]:
     short = [e for e in examples if len(str(e["input"])) + sum(map(len, e["target_scores"])) <= 190 and one_gold(e)]
     rng = random.Random(SEED)
     stem = "If you like the movies {}\nyou will also like"
-    return numbered([given("movies", stem.format(str(e["input"]).strip().rstrip(":")), e["target_scores"])
-                     for e in rng.sample(short, min(MOVIES, len(short)))])
+    return numbered(
+        [
+            given("movies", stem.format(str(e["input"]).strip().rstrip(":")), e["target_scores"])
+            for e in rng.sample(short, min(MOVIES, len(short)))
+        ]
+    )
 
 
 def knowledge(examples: list[Item]) -> list[Item]:
     """All general-knowledge questions with exactly one right answer."""
-    return numbered([given("knowledge", f"Question: {str(e['input']).strip()}\nAnswer:", e["target_scores"])
-                     for e in examples if one_gold(e)])
+    return numbered(
+        [
+            given("knowledge", f"Question: {str(e['input']).strip()}\nAnswer:", e["target_scores"])
+            for e in examples
+            if one_gold(e)
+        ]
+    )
 
 
 def one_gold(example: Item) -> bool:
@@ -116,15 +144,23 @@ def one_gold(example: Item) -> bool:
 def given(measure: str, question: str, scores: dict[str, int]) -> Item:
     """An item in the order of choices that the source gives."""
     choices = list(scores)
-    return {"measure": measure, "question": question, "choices": [" " + c.strip() for c in choices],
-            "gold": max(range(len(choices)), key=lambda i: scores[choices[i]])}
+    return {
+        "measure": measure,
+        "question": question,
+        "choices": [" " + c.strip() for c in choices],
+        "gold": max(range(len(choices)), key=lambda i: scores[choices[i]]),
+    }
 
 
 def shuffled(measure: str, question: str, choices: list[str], rng: random.Random) -> Item:
     """An item whose first choice is right, put in random order."""
     order = rng.sample(range(len(choices)), len(choices))
-    return {"measure": measure, "question": question, "choices": [" " + choices[i] for i in order],
-            "gold": order.index(0)}
+    return {
+        "measure": measure,
+        "question": question,
+        "choices": [" " + choices[i] for i in order],
+        "gold": order.index(0),
+    }
 
 
 def numbered(items: list[Item]) -> list[Item]:
@@ -152,8 +188,10 @@ def passages(documents: list[Document]) -> list[Item]:
         for pieces in cuts:
             rng.shuffle(pieces)
         rounds = [pieces[n] for n in range(3) for pieces in cuts if len(pieces) > n]
-        rows += [{"id": f"{d.key}/{at}", "text": text, "source": d.source, "licence": d.licence}
-                 for d, (at, text) in rounds[:wanted]]
+        rows += [
+            {"id": f"{d.key}/{at}", "text": text, "source": d.source, "licence": d.licence}
+            for d, (at, text) in rounds[:wanted]
+        ]
     return rows
 
 
@@ -187,8 +225,14 @@ def replay_rows(documents: list[Document]) -> list[Item]:
                 if number < len(pieces) and size < limit:
                     document, text = pieces[number]
                     size += len(text.encode())
-                    rows.append({"id": f"{document.key}/{number}", "text": text, "source": document.source,
-                                 "licence": document.licence})
+                    rows.append(
+                        {
+                            "id": f"{document.key}/{number}",
+                            "text": text,
+                            "source": document.source,
+                            "licence": document.licence,
+                        }
+                    )
     return rows
 
 
@@ -208,7 +252,7 @@ def cut_documents(document: Document) -> list[str]:
 def thirteen_grams(text: str) -> Iterable[tuple[str, ...]]:
     """All runs of 13 lower-cased words."""
     words = re.findall(r"\w+", text.lower())
-    return (tuple(words[i:i + 13]) for i in range(len(words) - 12))
+    return (tuple(words[i : i + 13]) for i in range(len(words) - 12))
 
 
 def write(path: Path, rows: list[Item]) -> None:

@@ -110,4 +110,6 @@ def test_a_method_carries_its_card(method: catalogue.Method) -> None:
         _, found, told = method.doc.partition("Options:")
         assert found, f"{method.name} tells nothing of its options"
         for option in options:
-            assert f"{option.name}:" in told or f"`{option.name}`" in told, f"{method.name}: '{option.name}' is not told"
+            assert f"{option.name}:" in told or f"`{option.name}`" in told, (
+                f"{method.name}: '{option.name}' is not told"
+            )

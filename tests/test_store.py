@@ -15,7 +15,9 @@ ROWS = [{"id": "a", "text": "one", "split": "train"}, {"id": "b", "text": "two",
 
 def test_every_artefact_survives_the_store(tmp_path: Path) -> None:
     records = Records.from_rows(ROWS)
-    measure = Measure("read", "domain", "bits/byte", "lower", "held-out text", "how well the text is foreseen", margin=0.02)
+    measure = Measure(
+        "read", "domain", "bits/byte", "lower", "held-out text", "how well the text is foreseen", margin=0.02
+    )
     artefacts = [
         records,
         Scores.from_rows([{"id": "a", "score": 1.5}, {"id": "b", "reason": "junk", "why": 3}]),

@@ -73,7 +73,8 @@ class Part:
 
     def save(self, folder: Path) -> None:
         write_json(folder / "part.json",
-                   {"path": _relative(self.path, folder), "method": self.method, "digest": self.digest, "notes": self.notes})  # fmt: skip
+                   {"path": _relative(self.path, folder), "method": self.method, "digest": self.digest,
+                    "notes": self.notes})  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path) -> Part:
@@ -107,7 +108,7 @@ class Measure:
 class Task:
     """Records to be answered, how each is asked, and how replies are graded (by ``grade`` of the module ``method``).
 
-    Columns of ``records``: id, split, measure (a key of ``measures``), cluster (rows of one are not independent), prompt,
+    Columns of ``records``: id, split, measure (a key of ``measures``), cluster (its rows are not independent), prompt,
     and by kind of asking: text · choices and gold (an index) · what ``grade`` needs. Rows without a measure are not
     asked but trained on (``$task.train``).
     """

@@ -118,7 +118,14 @@ def load(method: Method) -> Callable[..., Any]:
     return found
 
 
-EXTRAS = {"lm_eval": "eval", "openai": "serve", "fastapi": "serve", "ray": "ray", "flwr": "federated", "llama_cpp": "gguf"}
+EXTRAS = {
+    "lm_eval": "eval",
+    "openai": "serve",
+    "fastapi": "serve",
+    "ray": "ray",
+    "flwr": "federated",
+    "llama_cpp": "gguf",
+}
 
 
 def code_digest(paths: Iterable[Path]) -> str:

@@ -166,8 +166,9 @@ def papers(as_json: Json = False) -> None:
         _print_json(rows)
     else:
         built = [r for r in rows if r["files"]]
-        _table(["paper", "title", "files", "study", "verdict"],
-               [[str(r["paper"]), r["title"], " ".join(r["files"]), r["study"] or "", r["verdict"] or ""] for r in built])  # fmt: skip
+        columns = ("paper", "title", "files", "study", "verdict")
+        cells = [[" ".join(r[c]) if isinstance(r[c], list) else str(r[c] or "") for c in columns] for r in built]
+        _table(list(columns), cells)
         print(f"{len(built)} of {len(rows)} papers have a method here")
 
 

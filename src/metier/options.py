@@ -69,7 +69,10 @@ class Words:
 
 
 Duration = Annotated[
-    float, pydantic.BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False), Words("a time such as 600, 90s, 10m or 2h")
+    float,
+    pydantic.BeforeValidator(_duration),
+    Field(gt=0, allow_inf_nan=False),
+    Words("a time such as 600, 90s, 10m or 2h"),
 ]
 
 Parameters = Annotated[Callable[..., Any], Room("train.parameters")]
@@ -247,7 +250,7 @@ def _noun(annotation: Any) -> str:
 
 
 def _plural(noun: str) -> str:
-    """"a number greater than 0" → "numbers greater than 0"; names of classes and "text" stay as they are."""
+    """ "a number greater than 0" → "numbers greater than 0"; names of classes and "text" stay as they are."""
     article, _, rest = noun.partition(" ")
     if article not in ("a", "an"):
         return noun

@@ -94,7 +94,9 @@ def facts(model: Model, verdict: Report, above: Sequence[Any]) -> dict[str, Any]
 
 def funnel(logs: list[tuple[str, list[dict[str, Any]]]]) -> dict[str, Any]:
     """Chunks read = kept + dropped, each drop with its reason; files that could not be read are counted apart."""
-    read = next((r for use, rows in logs if use == "data.ingest.documents" for r in rows if r.get("event") == "read"), {})
+    read = next(
+        (r for use, rows in logs if use == "data.ingest.documents" for r in rows if r.get("event") == "read"), {}
+    )
     passed = [r for _, rows in logs for r in rows if r.get("event") == "kept"]
     divided = next((r for _, rows in logs for r in rows if r.get("event") == "split"), {})
     dropped: Counter[str] = Counter()

@@ -58,7 +58,11 @@ def parse(text: str, name: str = "recipe", changes: Mapping[str, Any] | None = N
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise MetierError(f"{name}, line {mark.line + 1 if mark else '?'}: not YAML: {problem}") from None
-    if not isinstance(raw, dict) or not all(isinstance(step, str) for step in raw) or not isinstance(root, yaml.MappingNode):
+    if (
+        not isinstance(raw, dict)
+        or not all(isinstance(step, str) for step in raw)
+        or not isinstance(root, yaml.MappingNode)
+    ):
         raise MetierError(f"{name}: a recipe is a map of steps, 'name: {{use: method, …}}'")
     lines: dict[str, int] = {}
     for key, _ in root.value:
@@ -73,7 +77,9 @@ def parse(text: str, name: str = "recipe", changes: Mapping[str, Any] | None = N
         if isinstance(given, str):
             given = {"use": given}
         if not isinstance(given, dict) or not isinstance(given.get("use"), str):
-            raise MetierError(f"{name}, line {lines[step]}: step '{step}' must say which method it uses, '{step}: {{use: …}}'")
+            raise MetierError(
+                f"{name}, line {lines[step]}: step '{step}' must say which method it uses, '{step}: {{use: …}}'"
+            )
         steps.append(Step(step, given["use"], {k: v for k, v in given.items() if k != "use"}, lines[step]))
     return steps
 
@@ -144,9 +150,7 @@ def spread_class(parameter: Parameter) -> type:
     return next(leaf for leaf in options.leaves_of(parameter.annotation) if getattr(leaf, "ROLE", None) == "spread")
 
 
-def _argument(
-    name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, catalogue.Method]
-) -> Any:
+def _argument(name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, catalogue.Method]) -> Any:
     if parameter.kind == "method":
         return _method_argument(name, owner, parameter, value, above)
     if parameter.kind == "artefact":
@@ -173,7 +177,9 @@ def _method_argument(
 def _artefact_argument(
     name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, catalogue.Method]
 ) -> Any:
-    wanted = {leaf.__name__ for leaf in options.leaves_of(parameter.annotation) if getattr(leaf, "ROLE", 0) == "artefact"}
+    wanted = {
+        leaf.__name__ for leaf in options.leaves_of(parameter.annotation) if getattr(leaf, "ROLE", 0) == "artefact"
+    }
     shape = {o for o in _origins(parameter.annotation) if o in (list, dict)}
     if isinstance(value, list) and list in shape:
         return [_one(f"{name}.{i}", owner, parameter, v, wanted, above) for i, v in enumerate(value)]
@@ -182,7 +188,9 @@ def _artefact_argument(
     if value is None and type(None) in options.leaves_of(parameter.annotation):
         return None
     if shape and not isinstance(value, str):
-        raise MetierError(f"{owner}: '{parameter.name}' must be {'a list' if list in shape else 'a map'}, got {value!r}")
+        raise MetierError(
+            f"{owner}: '{parameter.name}' must be {'a list' if list in shape else 'a map'}, got {value!r}"
+        )
     return _one(name, owner, parameter, value, wanted, above)
 
 

@@ -24,7 +24,7 @@ class Records:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Records:
-        """From dicts; a column missing in some rows is null there. Raises MetierError when an id is missing or twice."""
+        """From dicts; a column missing in a row is null there. Raises MetierError when an id is missing or twice."""
         rows = list(rows)
         names = list(dict.fromkeys(name for row in rows for name in row))
         table = pa.table({name: [row.get(name) for row in rows] for name in names})

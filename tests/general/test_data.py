@@ -6,9 +6,9 @@ from itertools import chain
 
 import pytest
 
-from metier.options import MetierError
 from metier.general.data import choice_items, prose, replay
 from metier.general.rules import PHENOMENA, arithmetic, check_form, forms, minimal_pairs
+from metier.options import MetierError
 
 LICENCES = {"CC-BY-SA-2.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "public-domain"}
 
@@ -16,7 +16,7 @@ LICENCES = {"CC-BY-SA-2.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "public-domain"}
 def thirteen_grams(rows):
     for row in rows:
         words = re.findall(r"\w+", row["text"].lower())
-        yield from (tuple(words[i:i + 13]) for i in range(len(words) - 12))
+        yield from (tuple(words[i : i + 13]) for i in range(len(words) - 12))
 
 
 def test_the_data_stay_small():
@@ -35,9 +35,14 @@ def test_choice_items_are_well_formed_and_enough():
         assert item["question"] and not item["question"][-1].isspace()
 
 
-@pytest.mark.parametrize(("stem", "right"), [
-    ("The capital of Republic of Texas is", " Austin"), ("The color of coal is", " black"),
-    ("Question: What planet in our solar system is closest to the sun?\nAnswer:", " Mercury")])
+@pytest.mark.parametrize(
+    ("stem", "right"),
+    [
+        ("The capital of Republic of Texas is", " Austin"),
+        ("The color of coal is", " black"),
+        ("Question: What planet in our solar system is closest to the sun?\nAnswer:", " Mercury"),
+    ],
+)
 def test_known_answers_are_gold(stem, right):
     item = next(i for i in choice_items() if i["question"] == stem)
     assert item["choices"][item["gold"]] == right
@@ -91,11 +96,19 @@ def test_minimal_pairs_differ_and_cover_every_phenomenon():
     assert 160 <= sum(i["gold"] for i in items) <= 240
 
 
-@pytest.mark.parametrize("right", [
-    "The keys near the cabinet are missing.", "The author that the teachers like is happy.",
-    "The king who saw the queen hurt himself.", "The teacher sold these old keys.",
-    "No author that the teacher knows has ever eaten the apple.", "The author has already eaten the apple.",
-    "There is a big red key in the cabinet.", "Is the author who the teacher is calling happy?"])
+@pytest.mark.parametrize(
+    "right",
+    [
+        "The keys near the cabinet are missing.",
+        "The author that the teachers like is happy.",
+        "The king who saw the queen hurt himself.",
+        "The teacher sold these old keys.",
+        "No author that the teacher knows has ever eaten the apple.",
+        "The author has already eaten the apple.",
+        "There is a big red key in the cabinet.",
+        "Is the author who the teacher is calling happy?",
+    ],
+)
 def test_the_grammatical_sentence_is_gold(right):
     pairs = [pair for make in PHENOMENA.values() for pair in make()]
     assert right in {good for good, _ in pairs} and right not in {bad for _, bad in pairs}
@@ -116,21 +129,27 @@ def test_forms_have_different_prompts_and_known_checks():
     assert all(check_form(p["check"], "", True)["form"] == 0.0 for p in prompts)
 
 
-@pytest.mark.parametrize(("check", "text", "form"), [
-    ({"name": "words", "low": 1, "high": 1}, " Rome.\n", 1),
-    ({"name": "words", "low": 1, "high": 1}, "It is Rome.", 0),
-    ({"name": "words", "low": 3, "high": 15}, "Bread is made of flour.", 1),
-    ({"name": "words", "low": 3, "high": 15}, "Bread is good.\nIt is made of flour.", 0),
-    ({"name": "one_of", "words": ["yes", "no"]}, "Yes.", 1),
-    ({"name": "one_of", "words": ["yes", "no"]}, "Yes, it is.", 0),
-    ({"name": "lines", "count": 3}, "1. red\n2. blue\n\n3. green\n", 1),
-    ({"name": "lines", "count": 3}, "red, blue, green", 0),
-    ({"name": "number"}, "12.", 1), ({"name": "number"}, "-3.5", 1), ({"name": "number"}, "12 months", 0),
-    ({"name": "json", "keys": ["colour"]}, '{"colour": "yellow"}', 1),
-    ({"name": "json", "keys": ["colour"]}, '```json\n{"colour": "yellow"}\n```', 1),
-    ({"name": "json", "keys": ["colour"]}, '{"color": "yellow"}', 0),
-    ({"name": "json", "keys": ["colour"]}, "colour: yellow", 0),
-    ({"name": "json", "keys": ["colour"]}, '["colour"]', 0)])
+@pytest.mark.parametrize(
+    ("check", "text", "form"),
+    [
+        ({"name": "words", "low": 1, "high": 1}, " Rome.\n", 1),
+        ({"name": "words", "low": 1, "high": 1}, "It is Rome.", 0),
+        ({"name": "words", "low": 3, "high": 15}, "Bread is made of flour.", 1),
+        ({"name": "words", "low": 3, "high": 15}, "Bread is good.\nIt is made of flour.", 0),
+        ({"name": "one_of", "words": ["yes", "no"]}, "Yes.", 1),
+        ({"name": "one_of", "words": ["yes", "no"]}, "Yes, it is.", 0),
+        ({"name": "lines", "count": 3}, "1. red\n2. blue\n\n3. green\n", 1),
+        ({"name": "lines", "count": 3}, "red, blue, green", 0),
+        ({"name": "number"}, "12.", 1),
+        ({"name": "number"}, "-3.5", 1),
+        ({"name": "number"}, "12 months", 0),
+        ({"name": "json", "keys": ["colour"]}, '{"colour": "yellow"}', 1),
+        ({"name": "json", "keys": ["colour"]}, '```json\n{"colour": "yellow"}\n```', 1),
+        ({"name": "json", "keys": ["colour"]}, '{"color": "yellow"}', 0),
+        ({"name": "json", "keys": ["colour"]}, "colour: yellow", 0),
+        ({"name": "json", "keys": ["colour"]}, '["colour"]', 0),
+    ],
+)
 def test_check_form(check, text, form):
     assert check_form(check, text, True) == {"stops": 1.0, "form": float(form)}
     assert check_form(check, text, False) == {"stops": 0.0, "form": float(form)}

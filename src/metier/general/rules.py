@@ -16,21 +16,67 @@ from metier.options import MetierError
 Item = dict[str, Any]
 Pair = tuple[str, str]
 
-PEOPLE = ("author", "teacher", "doctor", "farmer", "pilot", "lawyer", "singer", "painter", "driver", "manager",
-          "student", "guard")
-THINGS = ("key", "picture", "letter", "book", "report", "box", "bottle", "chair", "song", "ticket",
-          "machine", "painting")
-PLACES = ("cabinet", "garden", "museum", "village", "school", "window", "river", "table", "bridge", "station",
-          "hotel", "tower")
+PEOPLE = (
+    "author",
+    "teacher",
+    "doctor",
+    "farmer",
+    "pilot",
+    "lawyer",
+    "singer",
+    "painter",
+    "driver",
+    "manager",
+    "student",
+    "guard",
+)
+THINGS = (
+    "key",
+    "picture",
+    "letter",
+    "book",
+    "report",
+    "box",
+    "bottle",
+    "chair",
+    "song",
+    "ticket",
+    "machine",
+    "painting",
+)
+PLACES = (
+    "cabinet",
+    "garden",
+    "museum",
+    "village",
+    "school",
+    "window",
+    "river",
+    "table",
+    "bridge",
+    "station",
+    "hotel",
+    "tower",
+)
 MEN, WOMEN = ("king", "father", "uncle", "boy", "actor"), ("queen", "mother", "aunt", "girl", "actress")
 STATES = ("old", "famous", "here", "expensive", "new", "missing", "popular", "safe")
 MOODS = ("happy", "tired", "late", "famous", "rich", "ready", "young", "angry")
 HARM = ("hurt", "blamed", "praised", "defended", "introduced", "surprised")
 SEES = ("saw", "met", "helped", "followed", "remembered", "visited")
-PARTICIPLES = (("eaten", "ate", "the apple"), ("written", "wrote", "the letter"), ("taken", "took", "the bus"),
-               ("broken", "broke", "the cup"), ("given", "gave", "a speech"), ("seen", "saw", "the film"),
-               ("driven", "drove", "the car"), ("chosen", "chose", "a name"), ("begun", "began", "the work"),
-               ("sung", "sang", "a song"), ("known", "knew", "the answer"), ("stolen", "stole", "the ring"))
+PARTICIPLES = (
+    ("eaten", "ate", "the apple"),
+    ("written", "wrote", "the letter"),
+    ("taken", "took", "the bus"),
+    ("broken", "broke", "the cup"),
+    ("given", "gave", "a speech"),
+    ("seen", "saw", "the film"),
+    ("driven", "drove", "the car"),
+    ("chosen", "chose", "a name"),
+    ("begun", "began", "the work"),
+    ("sung", "sang", "a song"),
+    ("known", "knew", "the answer"),
+    ("stolen", "stole", "the ring"),
+)
 SIZES, AGES = ("big", "small", "tall", "huge", "tiny"), ("red", "wooden", "French", "metal", "green", "plastic")
 
 
@@ -114,8 +160,10 @@ def _determiner() -> Iterator[Pair]:
 def _polarity() -> Iterator[Pair]:
     for who, other, (participle, _, what) in product(PEOPLE, PEOPLE, PARTICIPLES):
         if who != other:
-            yield (f"No {who} that the {other} knows has ever {participle} {what}.",
-                   f"The {who} that no {other} knows has ever {participle} {what}.")
+            yield (
+                f"No {who} that the {other} knows has ever {participle} {what}.",
+                f"The {who} that no {other} knows has ever {participle} {what}.",
+            )
 
 
 def _participle() -> Iterator[Pair]:
@@ -139,9 +187,15 @@ def _many(noun: str) -> str:
 
 
 PHENOMENA: dict[str, Callable[[], Iterator[Pair]]] = {
-    "agreement across a phrase": _across_a_phrase, "agreement across a clause": _across_a_clause,
-    "reflexive": _reflexive, "determiner": _determiner, "negative polarity": _polarity, "participle": _participle,
-    "order of adjectives": _adjectives, "order in a question": _question}
+    "agreement across a phrase": _across_a_phrase,
+    "agreement across a clause": _across_a_clause,
+    "reflexive": _reflexive,
+    "determiner": _determiner,
+    "negative polarity": _polarity,
+    "participle": _participle,
+    "order of adjectives": _adjectives,
+    "order in a question": _question,
+}
 
 
 def forms(n: int, seed: int) -> list[Item]:
@@ -151,29 +205,46 @@ def forms(n: int, seed: int) -> list[Item]:
     """
     rng = random.Random(seed)
     groups = [rng.sample(group, len(group)) for group in _form_groups()]
-    return [{"id": f"forms/{number:03d}", "prompt": prompt, "check": check}
-            for number, (prompt, check) in enumerate(_in_turn(groups, n, "forms"))]
+    return [
+        {"id": f"forms/{number:03d}", "prompt": prompt, "check": check}
+        for number, (prompt, check) in enumerate(_in_turn(groups, n, "forms"))
+    ]
 
 
 def _form_groups() -> list[list[tuple[str, Item]]]:
-    facts = ("What is the capital of Italy?", "What colour is snow?", "Which animal barks?",
-             "What is the opposite of hot?")
+    facts = (
+        "What is the capital of Italy?",
+        "What colour is snow?",
+        "Which animal barks?",
+        "What is the opposite of hot?",
+    )
     claims = ("Is the sun a star?", "Can a fish climb stairs?", "Is ice colder than steam?", "Do cows lay eggs?")
     kinds = ("fruits", "colours", "animals", "countries")
     topics = ("the sea", "a library", "winter", "bread")
     objects = (("the city Paris", "country"), ("a lemon", "colour"), ("a dog", "sound"), ("the book Hamlet", "author"))
-    counts = ("How many days are in a week?", "How many legs has a spider?", "What is ten plus five?",
-              "How many months has a year?")
+    counts = (
+        "How many days are in a week?",
+        "How many legs has a spider?",
+        "What is ten plus five?",
+        "How many months has a year?",
+    )
     return [
         [(f"Answer with one word only. {q}", {"name": "words", "low": 1, "high": 1}) for q in facts],
         [(f"Reply only with YES or NO. {q}", {"name": "one_of", "words": ["yes", "no"]}) for q in claims],
         [(f"List exactly three {k}, one per line, and nothing else.", {"name": "lines", "count": 3}) for k in kinds],
-        [(f"Write one sentence of at most thirty words about {t}.", {"name": "words", "low": 3, "high": 30})
-         for t in topics],
-        [(f'Describe {o} as a JSON object with the single key "{k}". Reply with the JSON only.',
-          {"name": "json", "keys": [k]})
-         for o, k in objects],
-        [(f"Answer with a number in digits and nothing else. {q}", {"name": "number"}) for q in counts]]
+        [
+            (f"Write one sentence of at most thirty words about {t}.", {"name": "words", "low": 3, "high": 30})
+            for t in topics
+        ],
+        [
+            (
+                f'Describe {o} as a JSON object with the single key "{k}". Reply with the JSON only.',
+                {"name": "json", "keys": [k]},
+            )
+            for o, k in objects
+        ],
+        [(f"Answer with a number in digits and nothing else. {q}", {"name": "number"}) for q in counts],
+    ]
 
 
 def check_form(check: Item, text: str, finished: bool) -> dict[str, float]:

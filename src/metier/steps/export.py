@@ -15,7 +15,5 @@ from metier.options import Target
 from metier.store import Work
 
 
-def run(
-    model: Model, verdict: Report, *, to: Target, merge: bool = False, gguf: bool = False, work: Work
-) -> Report:
+def run(model: Model, verdict: Report, *, to: Target, merge: bool = False, gguf: bool = False, work: Work) -> Report:
     return publish.write(model, verdict, to, merge=merge, gguf=gguf, work=work)

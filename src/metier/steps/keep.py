@@ -14,9 +14,7 @@ from metier.steps import _drops
 from metier.store import Work
 
 
-def run(
-    data: Records, scores: Scores, *, share: Share = 1.0, above: Real | None = None, work: Work
-) -> Records:
+def run(data: Records, scores: Scores, *, share: Share = 1.0, above: Real | None = None, work: Work) -> Records:
     by_id = {row["id"]: row for row in scores}
     missing = [i for i in data.column("id") if i not in by_id]
     if missing:

@@ -29,11 +29,10 @@ def run(
 ) -> Records:  # fmt: skip
     rows = list(data)
     assigned = leakfree.assign(rows, dev=dev, test=test, seed=seed)
-    dropped = {i: r for i, r in assigned.dropped.items()}
     ids = data.column("id")
     marked = data.with_column("split", [assigned.split.get(i) for i in ids])
     marked = marked.with_column("group", [assigned.group.get(i) for i in ids])
-    kept = _drops.without(marked, dropped, work, "split")
+    kept = _drops.without(marked, assigned.dropped, work, "split")
     sizes: Counter[str] = Counter()
     for row in kept:
         sizes[row["split"]] += len(row["text"].encode())
@@ -41,7 +40,7 @@ def run(
         if not sizes[name]:
             raise MetierError(f"split: no text is left for {name}; there are {sum(sizes.values())} bytes in all")
     naive = leakfree.leak_at_random(list(whole), dev=dev, test=test, seed=seed) if whole is not None else None
-    work.log(event="split", naive=naive, how=assigned.how, residual=assigned.residual, notes=assigned.notes, bytes=dict(sizes),
-             groups=len(set(assigned.group.values())),
+    work.log(event="split", naive=naive, how=assigned.how, residual=assigned.residual, notes=assigned.notes,
+             bytes=dict(sizes), groups=len(set(assigned.group.values())),
              documents=len(set(data.column("document"))))  # fmt: skip
     return kept
