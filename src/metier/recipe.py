@@ -198,10 +198,11 @@ def _one(
     name: str, owner: str, parameter: Parameter, value: Any, wanted: set[str], above: Mapping[str, catalogue.Method]
 ) -> Any:
     if isinstance(value, str) and value.startswith("$"):
-        found = _reference(owner, parameter.name, value, above)
-        made = above[found.name].returns
+        reference = _reference(owner, parameter.name, value, above)
+        found: Ref | Call = reference
+        made = above[reference.name].returns
         # A part of a Task or of Records is Records; a Model opens as a Chat.
-        offered = {"Records"} if found.part else {made} | ({"Chat"} if made == "Model" else set())
+        offered = {"Records"} if reference.part else {made} | ({"Chat"} if made == "Model" else set())
     else:
         given = {"use": value} if isinstance(value, str) else value
         if not isinstance(given, dict) or not isinstance(given.get("use"), str):

@@ -13,10 +13,10 @@ from metier.tasks import general
 
 
 def test_the_suite_has_its_measures_margins_and_sizes() -> None:
-    task = general.make()
+    task = general.make(choice=None, prose=None, arithmetic=500, grammar=500)
     rows = asked(task)
-    assert {m: len(r) for m, r in rows.items() if m != "form"} == {
-        "bits_per_byte": 120, "choice": 689, "arithmetic": 500, "grammar": 500}  # fmt: skip
+    sizes = {"bits_per_byte": 120, "choice": 689, "arithmetic": 500, "grammar": 500}
+    assert {m: len(r) for m, r in rows.items() if m != "form"} == sizes
     margins = {"bits_per_byte": 0.02, "choice": 0.03, "arithmetic": 0.03, "grammar": 0.03, "form": None, "stops": None}
     assert {n: m.margin for n, m in task.measures.items()} == margins
     assert {n for n, m in task.measures.items() if m.pool} == {"choice", "arithmetic", "grammar"}
@@ -25,10 +25,15 @@ def test_the_suite_has_its_measures_margins_and_sizes() -> None:
     assert all(0 <= r["gold"] < len(r["choices"]) for m in ("choice", "arithmetic", "grammar") for r in rows[m])
 
 
+def test_the_pool_has_rows_enough_to_be_judged() -> None:
+    rows = asked(general.make())
+    assert sum(len(rows[m]) for m in ("choice", "arithmetic", "grammar")) >= 500
+
+
 def test_same_seed_same_task_and_a_sample_is_a_part() -> None:
     assert general.make(choice=50).digest == general.make(choice=50).digest
     assert general.make(choice=50, seed=1).digest != general.make(choice=50).digest
-    ids = {r["id"] for r in asked(general.make())["choice"]}
+    ids = {r["id"] for r in asked(general.make(choice=None))["choice"]}
     assert {r["id"] for r in asked(general.make(choice=50))["choice"]} < ids
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -29,7 +29,7 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     network, tokenizer = load.network(model)
     batch = [tokenizer(text, return_tensors="pt")["input_ids"].to(network.device) for text in TEXTS]
     before = [_logits(network, ids) for ids in batch]
-    dense = network.merge_and_unload()
+    dense: Any = cast(Any, network).merge_and_unload()
     after = [_logits(dense, ids) for ids in batch]
     change = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
     same = torch.cat([(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(after, before, strict=True)])

@@ -12,15 +12,20 @@ Options:
     passes: at most this many passes over the data.
     reserve: seconds kept for loading and writing.
     least: never fewer steps than this, even beyond the budget (a note says so).
+Raises: MetierError when there is no `dev`, or `step_tokens` is not given.
 """
 
 from __future__ import annotations
 
+import math
+
 from metier.artefacts import Model, Records, Report
-from metier.options import Count, Duration, Natural, NonNegative, Positive
+from metier.options import Count, Duration, MetierError, Natural, NonNegative, Positive
 from metier.store import Work
 from metier.train import probe
 from metier.train.setup import Setup
+
+LOOKS = 3  # at dev, while training
 
 
 def run(
@@ -39,11 +44,16 @@ def run(
     least: Natural = 8,
     work: Work,
 ) -> Report:
+    if setup.step_tokens is None:
+        raise MetierError("plan: needs 'step_tokens', so that time can be counted in steps")
     trials = probe.rates(model, data, setup, rates=rates, steps=trial, work=work)
     best = min(trials, key=lambda t: (t["dev_loss_after"], t["lr"]))
+    if not math.isfinite(best["dev_loss_after"]):
+        raise MetierError(f"plan: training diverged at every rate of {rates}; give smaller 'rates'")
     pace = sum(t["tokens"] for t in trials) / sum(t["seconds"] for t in trials)
     later = sum(r.part("cost")["seconds"] * times for r, times in zip(measured, repeats, strict=True))
-    left = budget - work.elapsed - later - reserve
+    looks = (LOOKS + 1) * best["dev_seconds"]
+    left = budget - work.elapsed - later - looks - reserve
     available = probe.tokens(model, data, setup)
     affordable = int(left / trainings * pace / setup.step_tokens)
     enough = int(passes * available / setup.step_tokens)
@@ -53,5 +63,5 @@ def run(
         notes.append(f"the budget allows {max(affordable, 0)} steps; {steps} are run, so it will take longer")
     work.log(event="plan", trials=trials, tokens_a_second=pace, seconds_for_evaluation=later, affordable=affordable,
              enough=enough, notes=notes)  # fmt: skip
-    return Report({"lr": best["lr"], "steps": steps, "look": max(1, steps // 3), "tokens": steps * setup.step_tokens,
+    return Report({"lr": best["lr"], "steps": steps, "look": math.ceil(steps / LOOKS), "tokens": steps * setup.step_tokens,
                    "passes": steps * setup.step_tokens / available, "notes": notes})  # fmt: skip

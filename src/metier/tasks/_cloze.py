@@ -19,7 +19,7 @@ import numpy as np
 from metier.artefacts import Row
 from metier.general import data
 
-STEM = 400  # characters before the gap, about 80 to 100 tokens
+STEM = 300  # characters before the gap, about 70 tokens
 LEAST_LEAD = -0.25  # sentences in common by which a wrong word may lead
 LEAST_WORDS = 5  # of the gap's own sentence, before it
 BAND = (0.25, 4.0)  # how often a wrong word stands in the document, in times of the answer
