@@ -63,7 +63,12 @@ class _Drawn:
         self.done += units
         self.display.bars.update(self.task, advance=units, note=note)
         now = time.monotonic()
-        if not self.display.console.is_terminal and now - self.said > PLAIN_EVERY and self.total and self.done:
+        if (
+            not self.display.console.is_terminal
+            and now - self.said > PLAIN_EVERY
+            and self.total
+            and self.done > self.total / 50
+        ):
             self.said = now
             left = (now - self.begun) * (self.total - self.done) / self.done
             self.display.console.print(f"    {self.label}: {self.done / self.total:.0%}, {left:.0f} s left {note}")

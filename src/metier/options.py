@@ -154,6 +154,11 @@ def kind_of(annotation: Any) -> Kind:
     return "value"
 
 
+def outside(parameter: Parameter) -> bool:
+    """Whether the parameter names something outside the store."""
+    return any(isinstance(leaf, Outside) for leaf in leaves_of(parameter.annotation))
+
+
 def room_of(annotation: Any) -> str:
     """The room a method annotation names."""
     return next(leaf.name for leaf in leaves_of(annotation) if isinstance(leaf, Room))

@@ -31,9 +31,8 @@ MARK = "metier.json"
 
 def write(model: Model, verdict: Report, to: str, *, merge: bool, gguf: bool, work: Work) -> Report:
     """Writes the folder ``to`` and returns the facts as a Report. Raises MetierError when ``to`` is somebody else's."""
+    refuse(to)
     folder = Path(to)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).exists())):
-        raise MetierError(f"export: '{to}' exists and was not written by metier; choose another place with --out")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as temporary:
         made: dict[str, Any] = {}
@@ -53,6 +52,13 @@ def write(model: Model, verdict: Report, to: str, *, merge: bool, gguf: bool, wo
         (temporary / "README.md").write_text(report.card(found), encoding="utf-8")
         write_json(temporary / MARK, {"metier": metier.__version__, "model": model.digest})
     return Report(found)
+
+
+def refuse(to: str) -> None:
+    """Raises MetierError when the folder ``to`` holds something that metier did not write."""
+    folder = Path(to)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).exists())):
+        raise MetierError(f"export: '{to}' exists and was not written by metier; choose another place with --out")
 
 
 def facts(model: Model, verdict: Report, above: Sequence[Any]) -> dict[str, Any]:

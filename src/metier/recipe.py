@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -132,6 +133,9 @@ def _bind(
             arguments[key] = _method_argument(f"{name}.{key}", owner, parameter, parameter.default, above)
         elif parameter.kind == "value":
             arguments[key] = parameter.default
+    check = getattr(sys.modules[function.__module__], "checks", {}).get(method.verb)
+    if check is not None:  # what lies outside and would make the step fail is found before the first minute of work
+        check(**{k: v for k, v in arguments.items() if options.outside(wanted[k])})
     return Call(name, method, function, arguments, deferred)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from metier import catalogue, options
 from metier.artefacts import Model
 from metier.disk import json_text, text_digest
-from metier.options import Bound, Outside, Parameter
+from metier.options import Bound, Parameter
 from metier.recipe import Call, Ref, describe, flat, spread_class
 from metier.store import Progress, Store, Work, silent
 
@@ -65,7 +65,7 @@ class _Runner:
         self.store, self.progress, self.done, self.begun = store, progress, done, begun
 
     def step(self, call: Call) -> Done:
-        outside = {p.name for p in flat(call.function) if Outside in map(type, options.leaves_of(p.annotation))}
+        outside = {p.name for p in flat(call.function) if options.outside(p)}
         fingerprint = getattr(sys.modules[call.function.__module__], "fingerprints", {}).get(call.method.verb)
         values = {k: self._keyed(k, v) for k, v in call.arguments.items() if k not in outside}
         if fingerprint is not None:

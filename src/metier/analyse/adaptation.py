@@ -106,9 +106,12 @@ def _facts(a: Asked, change: stats.Change, chats: dict[str, Any]) -> Row:
 
 def _shown(change: stats.Change, sign: int) -> Row:
     """In the measure's unit, after − before; an unknown bound is None."""
-    low, high = sorted((sign * change.low, sign * change.high))
-    return {"change": sign * change.change, "low": low if math.isfinite(low) else None,
-            "high": high if math.isfinite(high) else None}  # fmt: skip
+    low, high = sorted((sign * change.low + 0.0, sign * change.high + 0.0))  # adding 0.0 turns −0.0 into 0.0
+    return {
+        "change": sign * change.change + 0.0,
+        "low": low if math.isfinite(low) else None,
+        "high": high if math.isfinite(high) else None,
+    }
 
 
 def _examples(domain: list[Asked], before: str, after: str, count: int) -> dict[str, list[Row]]:

@@ -87,6 +87,14 @@ def test_what_the_control_gives_as_well_is_no_gain() -> None:
     assert m["verdict"] == "too small to tell"
 
 
+def test_a_model_that_did_not_change_gains_nothing_and_keeps_everything() -> None:
+    report = adaptation.analyse([general({"facts": (600, 0, 0)}, prose=0.0)])
+    assert {m["verdict"] for m in report.numbers["measures"]} == {"non-inferior"}
+    assert all(str(m["change"]) == "0.0" for m in report.numbers["measures"])
+    facts = by_name(report)["facts"]
+    assert facts["low"] < 0 < facts["high"]
+
+
 def test_without_control_the_plain_change_is_judged_and_it_is_said() -> None:
     report = adaptation.analyse([domain({"base": 0.0, "expert": -0.2})], control=None)
     m = by_name(report)["held-out documents"]
