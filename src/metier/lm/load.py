@@ -19,7 +19,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from peft import PeftModel
+from peft import PeftModel, PromptLearningConfig
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
@@ -62,25 +62,35 @@ def fingerprint(path: str) -> str:
 
 
 def open(model: Model) -> TransformersChat:
-    """A Chat; its weights are loaded when it is first asked and let go by ``close``."""
-    return TransformersChat(model.digest, lambda: network(model))
+    """A Chat; its weights are loaded when it is first asked and let go by ``close``.
+
+    An adapter is folded in: its thin products would make every answer a third slower.
+    """
+    return TransformersChat(model.digest, lambda: network(model, merged=True))
 
 
 def network(
-    model: Model, dtype: Literal["fp32", "bf16"] = "fp32"
+    model: Model, dtype: Literal["fp32", "bf16"] = "fp32", *, merged: bool = False
 ) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:  # fmt: skip
-    """The network in eval mode, with its adapter if it has one, and its tokenizer; on the GPU when there is one."""
+    """The network in eval mode and its tokenizer; on the GPU when there is one.
+
+    Its adapter, if it has one, lies over it, or is folded into the weights when ``merged``.
+    """
     found: Any
     if model.base is not None:
-        found = network(model.base, dtype)[0]
-        found = found.merge_and_unload() if isinstance(found, PeftModel) else found
-    with _quiet():
-        if model.base is not None:
-            found = PeftModel.from_pretrained(found, str(model.path))
-        else:
-            kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+        found = network(model.base, dtype, merged=True)[0]
+        found = PeftModel.from_pretrained(found, str(model.path))
+        found = found.merge_and_unload() if merged and _foldable(found) else found
+    else:
+        kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+        with _quiet():
             found = AutoModelForCausalLM.from_pretrained(model.path, dtype=kind, use_safetensors=True)
     return found.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer_of(model)
+
+
+def _foldable(network: PeftModel) -> bool:
+    """Prompts and prefixes are no weights of a layer, so they stay in front."""
+    return not isinstance(network.active_peft_config, PromptLearningConfig)
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
