@@ -14,7 +14,7 @@ from metier.store import home
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["assert", "async", "attribute-access", "augassign", "break", "calls", "del", "else", "exceptions", "for",
-             "global", "if", "import", "lambda", "pass", "raise", "return", "sequence-types", "try", "while"]  # fmt: skip
+             "global", "if", "import", "lambda", "pass", "raise", "return", "try", "while", "yield"]  # fmt: skip
 SMALL = {
     "domain.bytes": 2000, "domain.cloze": 6, "domain.questions": 2, "general.choice": 12, "general.prose": 3,
     "general.arithmetic": 6, "general.grammar": 6, "general.forms": 2, "plan.rates": "[1e-3]", "plan.trial": 1,

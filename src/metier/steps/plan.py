@@ -35,7 +35,7 @@ def run(
     setup: Setup,
     *,
     budget: Duration = 600.0,
-    rates: list[Positive] = [1e-3, 2e-3],  # noqa: B006 - read off the signature, never changed
+    rates: list[Positive] = [5e-4, 1e-3],  # noqa: B006 - read off the signature, never changed
     trial: Count = 3,
     repeats: list[NonNegative] = [1.2],  # noqa: B006
     trainings: Count = 2,
@@ -63,5 +63,6 @@ def run(
         notes.append(f"the budget allows {max(affordable, 0)} steps; {steps} are run, so it will take longer")
     work.log(event="plan", trials=trials, tokens_a_second=pace, seconds_for_evaluation=later, affordable=affordable,
              enough=enough, notes=notes)  # fmt: skip
-    return Report({"lr": best["lr"], "steps": steps, "look": math.ceil(steps / LOOKS), "tokens": steps * setup.step_tokens,
-                   "passes": steps * setup.step_tokens / available, "notes": notes})  # fmt: skip
+    tokens = steps * setup.step_tokens
+    return Report({"lr": best["lr"], "steps": steps, "look": math.ceil(steps / LOOKS), "tokens": tokens,
+                   "passes": tokens / available, "notes": notes})  # fmt: skip

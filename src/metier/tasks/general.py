@@ -31,8 +31,8 @@ POOL = "general skills, pooled"
 
 
 def make(
-    *, choice: Count | None = 500, prose: Count | None = 50, arithmetic: Natural = 200, grammar: Natural = 200,
-    forms: Natural = 24, seed: Seed = 0,
+    *, choice: Count | None = 500, prose: Count | None = 40, arithmetic: Natural = 300, grammar: Natural = 300,
+    forms: Natural = 12, seed: Seed = 0,
 ) -> Task:  # fmt: skip
     sums = rules.arithmetic(arithmetic, seed)
     pairs = rules.minimal_pairs(grammar, seed)

@@ -11,7 +11,8 @@ Options:
     alpha: strength; twice the rank when not given.
     dropout: share of the adapter's inputs dropped in training.
     targets: names of the matrices, or *all-linear*: every one but the output head.
-    last: only in the last so many blocks; backward ends below them, so fewer are faster.
+    last: only in the last so many blocks, or the last *half*; backward ends below them, so fewer are faster
+        (half of SmolLM2: 184 instead of 123 tokens a second on two cores) and less is forgotten.
 Raises: MetierError when no matrix has such a name, or the model carries an adapter of another shape.
 Differs: alpha follows the rank, so a larger rank needs no other learning rate.
 """
@@ -39,7 +40,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 def prepare(
     network: Network, *, rank: Count = 16, alpha: Positive | None = None, dropout: Dropout = 0.0,
-    targets: list[str] | Literal["all-linear"] = "all-linear", last: Count | None = None,
+    targets: list[str] | Literal["all-linear"] = "all-linear", last: Count | Literal["half"] | None = None,
 ) -> Trainable:  # fmt: skip
     """Attaches an adapter, or goes on with the one the model carries if it has the same shape."""
     alpha = 2.0 * rank if alpha is None else alpha
@@ -115,10 +116,11 @@ def _check_targets(module: nn.Module, targets: list[str] | str) -> None:
             raise MetierError(f"train.parameters.lora: no matrix is called '{target}'; there are: {', '.join(known)}")
 
 
-def _last_blocks(module: Any, last: int | None) -> list[int] | None:
+def _last_blocks(module: Any, last: int | str | None) -> list[int] | None:
     if last is None:
         return None
     blocks = cast(int, module.config.get_text_config().num_hidden_layers)
+    last = blocks // 2 if isinstance(last, str) else last
     if last > blocks:
         raise MetierError(f"train.parameters.lora: 'last' must be at most {blocks}, the number of blocks, got {last}")
     return list(range(blocks - last, blocks))
