@@ -89,6 +89,7 @@ def read(source: Source, *, chunk: Count = 1600, licence: str = "", work: Work) 
 
 
 fingerprints = {"read": _files.fingerprint}
+checks = {"read": _files.find}
 
 
 def _chunks(name: str, document: Document, size: int, licence: str) -> Iterator[Row]:
