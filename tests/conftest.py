@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+# What the suite keeps (the converted model, finished steps) stays with the checkout, not in the user's own cache.
+os.environ["METIER_HOME"] = str(Path(__file__).parent.parent / ".metier")
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def run(
     repeats: list[NonNegative] = [1.2],  # noqa: B006
     trainings: Count = 2,
     passes: Positive = 4.0,
-    reserve: NonNegative = 25.0,
+    reserve: NonNegative = 20.0,
     least: Natural = 8,
     work: Work,
 ) -> Report:

@@ -45,7 +45,7 @@ QUESTIONS = Measure(
 )  # fmt: skip
 
 
-def make(data: Records, *, cloze: Natural = 64, questions: Natural = 12, bytes: Count = 32_000, seed: Seed = 0) -> Task:
+def make(data: Records, *, cloze: Natural = 64, questions: Natural = 12, bytes: Count = 24_000, seed: Seed = 0) -> Task:
     chunks = list(data.part("test"))
     if not chunks:
         raise MetierError("tasks.documents: the data has no chunks in its test split")

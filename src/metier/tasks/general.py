@@ -31,7 +31,7 @@ POOL = "general skills, pooled"
 
 
 def make(
-    *, choice: Count | None = 500, prose: Count | None = 40, arithmetic: Natural = 300, grammar: Natural = 300,
+    *, choice: Count | None = 320, prose: Count | None = 30, arithmetic: Natural = 240, grammar: Natural = 240,
     forms: Natural = 12, seed: Seed = 0,
 ) -> Task:  # fmt: skip
     sums = rules.arithmetic(arithmetic, seed)
