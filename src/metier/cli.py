@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,6 +188,7 @@ def doctor(as_json: Json = False) -> None:
 
 def _execute(path: Path, changes: dict[str, Any], quiet: bool) -> dict[str, Done]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its authors, not its users
     calls = _checked(path, changes)
     from metier import console, runner, store
 
