@@ -104,14 +104,18 @@ def key_figures(facts: Facts) -> list[dict[str, str]]:
 
 
 def panels(measures: Sequence[Measured]) -> list[dict[str, Any]]:
-    """The picture of every change: rows that share a kind and a unit share an axis; better is always to the right."""
-    groups: dict[tuple[str, str, str], list[Measured]] = {}
+    """The picture of every change: rows of one kind and unit share an axis; better is always to the right.
+
+    Retention without a margin stands apart: its few rows have intervals beside which no other could be seen.
+    """
+    groups: dict[tuple[str, str, str, bool], list[Measured]] = {}
     for m in [*domain(measures), *retention(measures)]:
         shown = [net_of(m), gross(m)] if m.get("net") else [m]
         known = [s for s in shown if s.get("change") is not None]
-        groups.setdefault((m["kind"], form(m).change, m["better"]), []).extend(known)
+        judged = m["kind"] == "domain" or m.get("margin") is not None
+        groups.setdefault((m["kind"], form(m).change, m["better"], judged), []).extend(known)
     found = []
-    for (kind, unit, better), rows in groups.items():
+    for (kind, unit, better, _), rows in groups.items():
         if not rows:
             continue
         worse = 1 if better == "lower" else -1

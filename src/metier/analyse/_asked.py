@@ -65,7 +65,8 @@ def gather(reports: Sequence[Report]) -> list[Asked]:
         rows.setdefault((row["task"], row["measure"]), {}).setdefault(row["chat"], {})[row["id"]] = row
     found = []
     for task, facts in tasks.items():
-        own = [Asked(task, name, how, facts["notes"], rows[task, name]) for name, how in facts["measures"].items()]
+        known = [(name, how) for name, how in facts["measures"].items() if (task, name) in rows]
+        own = [Asked(task, name, how, facts["notes"], rows[task, name]) for name, how in known]
         found += own + pools(own)
     return found
 

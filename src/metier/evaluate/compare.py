@@ -8,7 +8,7 @@ finished of a run that was killed is not asked again.
     total of a chat and measure = Σ value / Σ weight        (bits / bytes; right answers / answers)
 
 Options:
-    only: the measures to ask; all of the tasks when not given.
+    only: the measures to ask, as far as the task has rows for them; all when not given.
     max_tokens: length of a written reply, at most.
 Raises: MetierError when there is nothing to ask, two tasks share a name, or a task cannot grade replies.
 """
@@ -50,7 +50,7 @@ def measure(
         raise MetierError("evaluate.compare: there is no chat, no task or no row to ask")
     if len({task.name for task in tasks}) < len(tasks):
         raise MetierError("evaluate.compare: two tasks have the same name")
-    known = [m for task in tasks for m in asked(task)]
+    known = [m for task in tasks for m in task.measures]
     for wanted in only or []:
         if wanted not in known:
             raise unknown("evaluate.compare", wanted, known, "measure")
@@ -68,7 +68,7 @@ def measure(
             seconds, tokens = seconds + cost["seconds"], tokens + cost["tokens"]
             if i + 1 == len(pieces) or pieces[i + 1][0] != name:
                 chats[name].close()
-    rows = pa.concat_tables(tables)
+    rows = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
     facts = {
         t.name: {"measures": {n: dataclasses.asdict(m) for n, m in t.measures.items()}, "notes": t.notes} for t in tasks
     }

@@ -67,7 +67,7 @@ def make(data: Records, *, cloze: Natural = 64, questions: Natural = 12, bytes: 
         "rows": dict(found),
         "groups": len({c["group"] for c in chunks}),
     }
-    return Task("domain", "tasks.documents", Records(kept), {n: m for n, m in measures.items() if found[n]}, notes)
+    return Task("domain", "tasks.documents", Records(kept), measures, notes)
 
 
 def grade(records: list[Row], replies: list[Any]) -> list[dict[str, float]]:
