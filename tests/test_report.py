@@ -330,3 +330,14 @@ def test_written(text: str, expected: str) -> None:
 def test_code_and_tables_are_told_from_prose() -> None:
     assert written.looks_like_code("so:\n\n    x = 1") and written.looks_like_code("+--+\n| a | b |")
     assert not written.looks_like_code("Prose - with + signs | and bars.\n  - a list")
+
+
+def test_remarks_tell_how_text_was_held_out_and_repeat_every_note() -> None:
+    facts = {"data": {"how": "groups", "overlap": {"test": 0.0002, "dealt_at_random": 0.36}, "notes": ["a"]},
+             "plan": {"notes": ["b"]}, "notes": ["c"]}  # fmt: skip
+    first, *rest = report.remarks(facts)
+    assert (
+        first.startswith("held out in groups of documents that share text: 0.02% of the test's")
+        and "36% would" in first
+    )
+    assert rest == ["a", "b", "c"] and report.remarks({}) == []

@@ -229,7 +229,10 @@ def _conclude(facts: dict[str, Any], out: Path, as_json: bool) -> None:
         return
     header, *rows = report.table(facts)
     _table(list(header), [list(row) for row in rows])
-    print(f"\n{facts['headline']}\n\nreport: {out / 'report.html'}")
+    print(f"\n{facts['headline']}\n")
+    for remark in report.remarks(facts):
+        print(f"- {remark}")
+    print(f"\nreport: {out / 'report.html'}")
 
 
 def _show_method(name: str, as_json: bool) -> None:

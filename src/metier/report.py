@@ -86,6 +86,26 @@ def headline(facts: Facts) -> str:
     return "; ".join(parts) + "." if parts else "Nothing was measured."
 
 
+def remarks(facts: Facts) -> list[str]:
+    """What has to be said beside the table: how text was held out, what overlaps, and what went otherwise than asked."""
+    data = facts.get("data") or {}
+    overlap = data.get("overlap") or {}
+    found = []
+    if overlap.get("test") is not None:
+        by = "in contiguous sections" if data.get("how") == "sections" else "in groups of documents that share text"
+        random = overlap.get("dealt_at_random")
+        else_ = f"; {random:.0%} would have, had whole documents been dealt at random" if random is not None else ""
+        found.append(
+            f"held out {by}: {overlap['test']:.2%} of the test's 13-word sequences stand in training text{else_}"
+        )
+    return [
+        *found,
+        *(data.get("notes") or []),
+        *((facts.get("plan") or {}).get("notes") or []),
+        *(facts.get("notes") or []),
+    ]
+
+
 def key_figures(facts: Facts) -> list[dict[str, str]]:
     """What a manager reads: the gain, what became of general skills, time. Each: title, value, unit, note, tone."""
     found = []
