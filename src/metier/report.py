@@ -87,7 +87,7 @@ def headline(facts: Facts) -> str:
 
 
 def remarks(facts: Facts) -> list[str]:
-    """What has to be said beside the table: how text was held out, what overlaps, and what went otherwise than asked."""
+    """What has to be said beside the table: how text was held out, what overlaps, what went otherwise than asked."""
     data = facts.get("data") or {}
     overlap = data.get("overlap") or {}
     found = []
