@@ -40,7 +40,7 @@ def test_a_card_and_a_recipe_are_shown() -> None:
     ("arguments", "sentence"),
     [
         (["lisp"], "metier: No such command 'lisp'"),
-        (["adapt"], "metier: Missing argument 'DOCS...'"),
+        (["adapt"], "metier: Missing argument"),
         (["list", "train.objectives"], "metier: list: no room 'train.objectives'"),
         (["show", "kept"], "metier: show: has no method 'kept'; did you mean 'keep'?"),
         (["check", "adopt"], "metier: no recipe 'adopt'; ready ones: adapt"),

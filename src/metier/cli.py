@@ -34,20 +34,22 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change an option:
 def main() -> None:
     """Entry point: bad input is one sentence and exit code 2, Ctrl-C is one sentence and exit code 130."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except MetierError as error:
         print(f"metier: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (KeyboardInterrupt, Exception) as error:
-        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's word for Ctrl-C
-            print("\nmetier: stopped; the same command goes on from here", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
+        # Depending on its release typer lets Ctrl-C through, calls it Abort, or returns an exit code.
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+            code = INTERRUPTED
+        elif type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             print(f"metier: {error.format_message()}", file=sys.stderr)
             sys.exit(BAD_INPUT)
-        raise
+        else:
+            raise
+    if code == INTERRUPTED:
+        print("\nmetier: stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 @app.command()
