@@ -33,6 +33,7 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change an option:
 
 def main() -> None:
     """Entry point: bad input is one sentence and exit code 2, Ctrl-C is one sentence and exit code 130."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its authors, not its users
     try:
         code = app(standalone_mode=False)
     except MetierError as error:
@@ -190,7 +191,6 @@ def doctor(as_json: Json = False) -> None:
 
 def _execute(path: Path, changes: dict[str, Any], quiet: bool) -> dict[str, Done]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its authors, not its users
     calls = _checked(path, changes)
     from metier import console, runner, store
 

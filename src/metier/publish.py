@@ -76,6 +76,7 @@ def facts(model: Model, verdict: Report, above: Sequence[Any]) -> dict[str, Any]
             "base_digest": model.base.digest if model.base else None,
             "hub": load.EMBEDDED[name][2] if name in load.EMBEDDED else None,
             "licence": start.notes.get("licence"),
+            "converted_from": start.notes.get("converted_from"),
         },
         **numbers,
         "data": funnel([(done.use, logs[done.name]) for done in above]),
