@@ -3,7 +3,7 @@
 # Both set up .venv by themselves. Variables:
 #   PYTHON=/path/to/python   which Python makes .venv (3.10 or newer; default: the first one found)
 #   TORCH_INDEX=address      an extra package index, such as PyTorch's index of CPU builds: on Linux without an
-#                            NVIDIA card it saves about 3 GB of CUDA libraries
+#                            NVIDIA card it saves gigabytes of CUDA libraries
 PYTHON ?=
 TORCH_INDEX ?=
 

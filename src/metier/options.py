@@ -50,7 +50,7 @@ class Outside:
 
 
 Source = Annotated[list[str], Outside()]
-Target = Annotated[str, Outside()]
+Place = Annotated[str, Outside()]
 
 
 def _duration(value: Any) -> Any:

@@ -5,31 +5,20 @@ A Chat keeps nothing between calls. ``TransformersChat`` loads its weights when 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from metier.lm import generate, score, tokens
+from metier.lm.generate import Reply as Reply
 from metier.lm.score import LogProb
 from metier.lm.tokens import Conversation
 
 Access = Literal["text", "top-k", "logits", "weights"]
 Advance = Callable[[float], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """What a Chat answered; ``logprob`` is the sum over its tokens in nats, ``trace`` tells of sources and routes."""
-
-    text: str
-    tokens: int
-    logprob: float
-    finish: Literal["stop", "length"]
-    trace: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Chat(Protocol):
@@ -88,9 +77,8 @@ class TransformersChat:
     ) -> list[Reply]:  # fmt: skip
         network, tokenizer = self.loaded
         prompts = [tokens.encode(tokenizer, tokens.render(tokenizer, c, reply=True)) for c in conversations]
-        made = generate.generate(network, tokenizer, prompts, max_tokens=max_tokens, temperature=temperature,
+        return generate.generate(network, tokenizer, prompts, max_tokens=max_tokens, temperature=temperature,
                                  top_p=top_p, n=n, seed=seed, stop=stop, advance=advance)  # fmt: skip
-        return [Reply(m.text, m.tokens, m.logprob, m.finish) for m in made]
 
     def logprobs(
         self, prompts: Sequence[str], continuations: Sequence[str], *, window: int | None = None,

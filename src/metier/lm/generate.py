@@ -25,11 +25,14 @@ TOKENS = 16384  # … and how many tokens they may have in the end: their keys a
 
 
 @dataclasses.dataclass(frozen=True)
-class Generated:
+class Reply:
+    """What a Chat answered; ``logprob`` is the sum over its tokens in nats, ``trace`` tells of sources and routes."""
+
     text: str
     tokens: int
     logprob: float
     finish: Literal["stop", "length"]
+    trace: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -49,7 +52,7 @@ class _Open:
 def generate(
     network: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], *, max_tokens: int,
     temperature: float, top_p: float, n: int, seed: int, stop: Sequence[str], advance: Callable[[float], None] | None,
-) -> list[Generated]:  # fmt: skip
+) -> list[Reply]:  # fmt: skip
     """``n`` continuations of every prompt (token ids), in order; greedy at temperature 0.
 
     A reply ends at the model's end of turn or at a stop string, which is cut off (finish *stop*), or after
@@ -74,7 +77,7 @@ def generate(
         _run(network, tokenizer, [one for one in batch if one.room], temperature, top_p, stop)
         if advance:
             advance(len(batch))
-    return [Generated(o.text, len(o.chosen), o.logprob, o.finish) for o in opened]
+    return [Reply(o.text, len(o.chosen), o.logprob, o.finish) for o in opened]
 
 
 def _run(

@@ -1,7 +1,7 @@
 """Sources mixed so that each has its share of the text.
 
-The column `source` says where a record came from. The source that
-would run out first is used whole, the others are sampled down to keep the shares, document by document.
+The column `source` says where a record came from. The source that would run out first is used whole, the others are
+sampled down to keep the shares, document by document.
 
 Options:
     shares: source → share of the bytes; they are normalised to 1.

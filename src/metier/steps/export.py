@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from metier import publish
 from metier.artefacts import Model, Report
-from metier.options import Target
+from metier.options import Place
 from metier.store import Work
 
 checks = {"run": publish.refuse}
 
 
-def run(model: Model, verdict: Report, *, to: Target, merge: bool = False, gguf: bool = False, work: Work) -> Report:
+def run(model: Model, verdict: Report, *, to: Place, merge: bool = False, gguf: bool = False, work: Work) -> Report:
     return publish.write(model, verdict, to, merge=merge, gguf=gguf, work=work)

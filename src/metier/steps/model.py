@@ -7,16 +7,13 @@ Raises: MetierError when there is no such model, no tokenizer, pickle weights on
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from metier.artefacts import Model
 from metier.lm import load
-from metier.options import Outside
+from metier.options import Place
 from metier.store import Work
 
-Where = Annotated[str, Outside()]
 fingerprints = {"run": load.fingerprint}
 
 
-def run(*, path: Where = "smollm2", work: Work) -> Model:
+def run(*, path: Place = "smollm2", work: Work) -> Model:
     return load.resolve(path, work)
