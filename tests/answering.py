@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metier.evaluate.compare import asked
-from metier.lm.chat import Reply
+from metier.lm.chat import GREEDY, Reply, Sampling
 from metier.lm.score import LogProb
 
 
@@ -26,9 +26,9 @@ class Answering:
         self.conversations: list[list[dict[str, str]]] = []
         self.closed = 0
 
-    def reply(self, conversations: Any, *, n: int = 1, advance: Any = None, **_: Any) -> list[Reply]:
+    def reply(self, conversations: Any, sampling: Sampling = GREEDY, advance: Any = None) -> list[Reply]:
         self.conversations += conversations
-        return [Reply(self.says(c[-1]["content"]), 3, -1.0, "stop") for c in conversations for _ in range(n)]
+        return [Reply(self.says(c[-1]["content"]), 3, -1.0, "stop") for c in conversations for _ in range(sampling.n)]
 
     def logprobs(
         self, prompts: Any, continuations: Any, *, window: Any = None, stride: Any = None, advance: Any = None

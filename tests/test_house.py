@@ -16,7 +16,7 @@ LAYERS = [
     {"options"},
     {"maths", "text", "stats"},
     {"disk"},
-    {"records"},
+    {"records", "shapes"},
     {"artefacts"},
     {"store"},
     {"lm"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"catalogue", "steps", "papers", "doctor"},
     {"recipe"},
     {"runner"},
-    {"study", "advise"},
+    {"study", "advise", "preflight", "masks", "laws", "scaffold"},
     {"console", "talk"},
     {"cli", "serve"},
 ]

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from metier.artefacts import Model
 from metier.lm import load
+from metier.lm.chat import Sampling
 from metier.store import Store, Work, home
 
 
@@ -34,7 +35,7 @@ def loop(names: Sequence[str], max_tokens: int) -> None:
         answers = {}
         for name, chat in chats.items():
             spoken[name].append({"role": "user", "content": question})
-            [reply] = chat.reply([spoken[name]], max_tokens=max_tokens)
+            [reply] = chat.reply([spoken[name]], Sampling(max_tokens))
             spoken[name].append({"role": "assistant", "content": reply.text})
             answers[name] = reply.text.strip()
         if len(names) == 1:

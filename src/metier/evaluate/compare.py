@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from metier.artefacts import Measure, Report, Row, Task
 from metier.disk import read_table, text_digest, write_table
-from metier.lm.chat import Chat
+from metier.lm.chat import Chat, Sampling
 from metier.options import Count, MetierError, unknown
 from metier.store import Work
 
@@ -155,7 +155,7 @@ def _choose(chat: Chat, measure: str, how: Measure, rows: list[Row], advance: Ad
 
 def _write(chat: Chat, task: Task, rows: list[Row], max_tokens: int, advance: Advance) -> tuple[list[Row], float]:
     conversations = [[{"role": "user", "content": r["prompt"]}] for r in rows]
-    replies = chat.reply(conversations, max_tokens=max_tokens, advance=advance)
+    replies = chat.reply(conversations, Sampling(max_tokens), advance)
     grades = task.grade(rows, replies)
     made = [
         _row(name, r, value=value, gold=r.get("reference") or "", reply=reply.text)

@@ -12,13 +12,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from metier.disk import text_digest
 from metier.lm import generate, score, tokens
 from metier.lm.generate import Reply as Reply
+from metier.lm.generate import Sampling as Sampling
 from metier.lm.score import LogProb
 from metier.lm.tokens import Conversation
 
 Access = Literal["text", "top-k", "logits", "weights"]
+ACCESS: tuple[Access, ...] = ("text", "top-k", "logits", "weights")  # each gives what those before it give
 Advance = Callable[[float], None]
+GREEDY = Sampling()
 
 
 class Chat(Protocol):
@@ -33,10 +37,9 @@ class Chat(Protocol):
     def digest(self) -> str: ...
 
     def reply(
-        self, conversations: Sequence[Conversation], *, max_tokens: int = 256, temperature: float = 0.0,
-        top_p: float = 1.0, n: int = 1, seed: int = 0, stop: Sequence[str] = (), advance: Advance | None = None,
-    ) -> list[Reply]:  # fmt: skip
-        """``n`` replies a conversation, in order."""
+        self, conversations: Sequence[Conversation], sampling: Sampling = GREEDY, advance: Advance | None = None
+    ) -> list[Reply]:
+        """``sampling.n`` replies a conversation, in order; ``advance`` hears of replies done."""
         ...
 
     def logprobs(
@@ -72,13 +75,11 @@ class TransformersChat:
         self._loaded = None
 
     def reply(
-        self, conversations: Sequence[Conversation], *, max_tokens: int = 256, temperature: float = 0.0,
-        top_p: float = 1.0, n: int = 1, seed: int = 0, stop: Sequence[str] = (), advance: Advance | None = None,
-    ) -> list[Reply]:  # fmt: skip
+        self, conversations: Sequence[Conversation], sampling: Sampling = GREEDY, advance: Advance | None = None
+    ) -> list[Reply]:
         network, tokenizer = self.loaded
         prompts = [tokens.encode(tokenizer, tokens.render(tokenizer, c, reply=True)) for c in conversations]
-        return generate.generate(network, tokenizer, prompts, max_tokens=max_tokens, temperature=temperature,
-                                 top_p=top_p, n=n, seed=seed, stop=stop, advance=advance)  # fmt: skip
+        return generate.generate(network, tokenizer, prompts, sampling, advance)
 
     def logprobs(
         self, prompts: Sequence[str], continuations: Sequence[str], *, window: int | None = None,
@@ -87,3 +88,35 @@ class TransformersChat:
         with torch.no_grad():
             return score.log_probabilities(*self.loaded, prompts, continuations, window=window, stride=stride,
                                            advance=advance)  # fmt: skip
+
+
+class Wrapped:
+    """A Chat over another one. A wrap inherits and overrides what it changes; what it leaves goes straight through.
+
+    ``facts`` are all that its answers depend on besides the chat: options, digests of data.
+    """
+
+    ROLE: ClassVar[str] = "artefact"
+    GIVES: ClassVar[Access] = "weights"  # the most access it leaves
+
+    def __init__(self, chat: Chat, *facts: object) -> None:
+        self.chat = chat
+        self.digest = text_digest(chat.digest, type(self).__module__, *map(str, facts))
+
+    @property
+    def access(self) -> Access:
+        return min(self.chat.access, self.GIVES, key=ACCESS.index)
+
+    def reply(
+        self, conversations: Sequence[Conversation], sampling: Sampling = GREEDY, advance: Advance | None = None
+    ) -> list[Reply]:
+        return self.chat.reply(conversations, sampling, advance)
+
+    def logprobs(
+        self, prompts: Sequence[str], continuations: Sequence[str], *, window: int | None = None,
+        stride: int | None = None, advance: Advance | None = None,
+    ) -> list[LogProb]:  # fmt: skip
+        return self.chat.logprobs(prompts, continuations, window=window, stride=stride, advance=advance)
+
+    def close(self) -> None:
+        self.chat.close()

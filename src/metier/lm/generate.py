@@ -25,13 +25,32 @@ TOKENS = 16384  # … and how many tokens they may have in the end: their keys a
 
 
 @dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How replies are drawn: `n` each, of at most `max_tokens`, greedy at temperature 0, cut at a stop string."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    n: int = 1
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a Chat answered; ``logprob`` is the sum over its tokens in nats, ``trace`` tells of sources and routes."""
+    """What a Chat answered.
+
+    ``logprob`` is the sum over its tokens in nats (None where the model does not tell), ``confidence`` how sure it is
+    that the reply is right (0 to 1), ``refused`` whether a guard put its own words in place of an answer; ``trace``
+    tells of sources and routes.
+    """
 
     text: str
     tokens: int
-    logprob: float
+    logprob: float | None
     finish: Literal["stop", "length"]
+    confidence: float | None = None
+    refused: bool = False
     trace: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -50,10 +69,10 @@ class _Open:
 
 @torch.no_grad()
 def generate(
-    network: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], *, max_tokens: int,
-    temperature: float, top_p: float, n: int, seed: int, stop: Sequence[str], advance: Callable[[float], None] | None,
+    network: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], sampling: Sampling,
+    advance: Callable[[float], None] | None = None,
 ) -> list[Reply]:  # fmt: skip
-    """``n`` continuations of every prompt (token ids), in order; greedy at temperature 0.
+    """``sampling.n`` continuations of every prompt (token ids), in order.
 
     A reply ends at the model's end of turn or at a stop string, which is cut off (finish *stop*), or after
     ``max_tokens`` or at the end of the model's window (finish *length*). Tokens and logprob (nats, of the untempered
@@ -67,22 +86,20 @@ def generate(
     if not all(prompts):
         raise MetierError("reply: a conversation without any text cannot be answered")
     opened = [
-        _Open(prompt, min(max_tokens, window - len(prompt)), _randomness(seed, k, prompt))
-        for prompt in prompts for k in range(n)
+        _Open(prompt, min(sampling.max_tokens, window - len(prompt)), _randomness(sampling.seed, k, prompt))
+        for prompt in prompts for k in range(sampling.n)
     ]  # fmt: skip
     order = sorted(range(len(opened)), key=lambda i: len(opened[i].prompt))
-    rows = max(1, min(ROWS, TOKENS // max(1, longest + max_tokens)))
+    rows = max(1, min(ROWS, TOKENS // max(1, longest + sampling.max_tokens)))
     for start in range(0, len(order), rows):
         batch = [opened[i] for i in order[start : start + rows]]
-        _run(network, tokenizer, [one for one in batch if one.room], temperature, top_p, stop)
+        _run(network, tokenizer, [one for one in batch if one.room], sampling)
         if advance:
             advance(len(batch))
     return [Reply(o.text, len(o.chosen), o.logprob, o.finish) for o in opened]
 
 
-def _run(
-    network: Any, tokenizer: Any, going: list[_Open], temperature: float, top_p: float, stop: Sequence[str]
-) -> None:  # fmt: skip
+def _run(network: Any, tokenizer: Any, going: list[_Open], sampling: Sampling) -> None:
     if not going:
         return
     device = next(network.parameters()).device
@@ -104,10 +121,10 @@ def _run(
                       use_cache=True, **last)  # fmt: skip
         cache = out.past_key_values
         scores = torch.log_softmax(out.logits[:, -1].float(), -1)  # [batch, vocab]
-        chosen = _choose(scores, going, temperature, top_p)  # [batch]
+        chosen = _choose(scores, going, sampling.temperature, sampling.top_p)  # [batch]
         values = scores.gather(-1, chosen[:, None])[:, 0].tolist()
         for one, token, value in zip(going, chosen.tolist(), values, strict=True):
-            _take(one, token, value, tokenizer, ends, stop)
+            _take(one, token, value, tokenizer, ends, sampling.stop)
         still = [i for i, one in enumerate(going) if one.finish == "length" and len(one.chosen) < one.room]
         ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones((len(going), 1))], dim=1)
         if len(still) < len(going):

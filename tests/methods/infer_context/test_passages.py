@@ -7,6 +7,7 @@ import pytest
 from answering import Answering
 from metier.artefacts import Records
 from metier.infer.context import passages
+from metier.lm.chat import Sampling
 from metier.options import MetierError
 
 DATA = Records.from_rows([
@@ -39,7 +40,7 @@ def test_a_reply_sees_the_passage_in_the_last_turn_and_names_its_source() -> Non
     talk = [{"role": "user", "content": "walrus?"}, {"role": "assistant", "content": "x"},
             {"role": "user", "content": "What does lambda make?"}]  # fmt: skip
     before = [dict(turn) for turn in talk]
-    replies = passages.wrap(chat, DATA).reply([talk, [{"role": "user", "content": "hm"}]], n=2)
+    replies = passages.wrap(chat, DATA).reply([talk, [{"role": "user", "content": "hm"}]], Sampling(n=2))
     assert talk == before
     assert chat.conversations[0][:2] == before[:2]
     assert chat.conversations[0][2]["content"] == DATA.column("text")[2] + "\n\nWhat does lambda make?"

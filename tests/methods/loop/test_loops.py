@@ -5,6 +5,7 @@ import pytest
 import toy as maker
 from metier.artefacts import Records
 from metier.lm import load
+from metier.lm.chat import Sampling
 from metier.options import MetierError
 from metier.store import Work
 from metier.train.loop import pretrain, sft
@@ -17,7 +18,7 @@ def test_sft_learns_one_answer_by_heart(toy, tmp_path):
     turns = [{"role": "user", "content": "seven"}, {"role": "assistant", "content": "north bridge falls"}]
     data = Records.from_rows([{"id": "1", "messages": turns}])
     made = sft.train(toy, data, Setup(steps=40, parameters="full", optimizer=FAST, work=Work(tmp_path)))
-    reply = load.open(made).reply([turns[:1]], max_tokens=20)[0]
+    reply = load.open(made).reply([turns[:1]], Sampling(max_tokens=20))[0]
     assert reply.text.strip() == "north bridge falls" and reply.finish == "stop"
 
 

@@ -21,20 +21,18 @@ import dataclasses
 import functools
 import re
 from collections.abc import Sequence
-from typing import ClassVar
 
 import bm25s
 import numpy as np
 
 from metier.artefacts import Records
-from metier.disk import text_digest
-from metier.lm.chat import Access, Advance, Chat, Reply
+from metier.lm.chat import GREEDY, Access, Advance, Chat, Reply, Sampling, Wrapped
 from metier.lm.score import LogProb
 from metier.lm.tokens import Conversation
 from metier.options import Count, MetierError, Natural
 
 OFF = {"top": 0}
-GIVES = "logits"
+GIVES: Access = "logits"
 WORD = re.compile(r"\w\w+")
 
 
@@ -46,28 +44,18 @@ def wrap(chat: Chat, data: Records, *, top: Natural = 1, longest: Count = 1200) 
     return Passages(chat, data, top, longest)
 
 
-class Passages:
+class Passages(Wrapped):
     """A Chat that reads before it answers."""
 
-    ROLE: ClassVar[str] = "artefact"
+    GIVES = GIVES
 
     def __init__(self, chat: Chat, data: Records, top: int, longest: int) -> None:
-        self.chat, self.data, self.top, self.longest = chat, data, top, longest
-
-    @property
-    def access(self) -> Access:
-        return "logits" if self.chat.access == "weights" else self.chat.access
-
-    @property
-    def digest(self) -> str:
-        return text_digest(
-            self.chat.digest, "infer.context.passages", self.data.digest, str(self.top), str(self.longest)
-        )
+        super().__init__(chat, data.digest, top, longest)
+        self.data, self.top, self.longest = data, top, longest
 
     def reply(
-        self, conversations: Sequence[Conversation], *, max_tokens: int = 256, temperature: float = 0.0,
-        top_p: float = 1.0, n: int = 1, seed: int = 0, stop: Sequence[str] = (), advance: Advance | None = None,
-    ) -> list[Reply]:  # fmt: skip
+        self, conversations: Sequence[Conversation], sampling: Sampling = GREEDY, advance: Advance | None = None
+    ) -> list[Reply]:
         asked, sources = [], []
         for conversation in conversations:
             last = max((i for i, turn in enumerate(conversation) if turn["role"] == "user"), default=None)
@@ -78,9 +66,11 @@ class Passages:
                 turns[last]["content"] = self._before(found) + query
             asked.append(turns)
             sources.append(self._ids(found))
-        replies = self.chat.reply(asked, max_tokens=max_tokens, temperature=temperature, top_p=top_p, n=n, seed=seed,
-                                  stop=stop, advance=advance)  # fmt: skip
-        return [dataclasses.replace(r, trace={**r.trace, "sources": sources[i // n]}) for i, r in enumerate(replies)]
+        replies = self.chat.reply(asked, sampling, advance)
+        return [
+            dataclasses.replace(r, trace={**r.trace, "sources": sources[i // sampling.n]})
+            for i, r in enumerate(replies)
+        ]
 
     def logprobs(
         self, prompts: Sequence[str], continuations: Sequence[str], *, window: int | None = None,
@@ -90,9 +80,6 @@ class Passages:
         return self.chat.logprobs(
             [read[p] for p in prompts], continuations, window=window, stride=stride, advance=advance
         )
-
-    def close(self) -> None:
-        self.chat.close()
 
     def find(self, query: str) -> list[int]:
         """Row numbers of the best passages, best first; equal ones in the order of the data."""
