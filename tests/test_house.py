@@ -25,6 +25,8 @@ LAYERS = [
     {"figures", "report"},
     {"publish"},
     {"catalogue", "steps", "papers", "doctor"},
+    {"calls"},
+    {"access"},
     {"recipe"},
     {"runner"},
     {"study", "advise", "preflight", "masks", "laws", "scaffold"},

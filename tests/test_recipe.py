@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metier import recipe
+from metier import calls, recipe
 from metier.options import MetierError
 
 GOOD = """
@@ -25,7 +25,7 @@ def test_a_good_recipe_binds_every_option() -> None:
     *_, kept = recipe.check(recipe.parse(GOOD))
     assert kept.method.name == "keep"
     assert kept.arguments["share"] == 0.5 and kept.arguments["above"] is None
-    assert recipe.describe(kept.arguments)["data"] == "$notes"
+    assert calls.describe(kept.arguments)["data"] == "$notes"
 
 
 @pytest.mark.parametrize(

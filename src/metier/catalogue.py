@@ -1,6 +1,7 @@
-"""Which methods exist: a folder listing and the table of rooms. Nothing is imported to list them.
+"""Which methods exist: a folder listing and the table of rooms. No method is imported to list them.
 
-The table is the architecture: a file in a room's folder is a method, and the room fixes its verb.
+The table is the architecture: a file in a room's folder is a method, and the room fixes its verb. Folders of the same
+shape outside the package (``add``, or an installed entry point of the group ``metier.methods``) are laid over it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import metier
 from metier.options import MetierError, unknown
 
 PACKAGE = Path(__file__).parent
@@ -74,18 +78,44 @@ class Method:
 
     @property
     def module(self) -> str:
-        return ".".join(("metier", *self.path.relative_to(PACKAGE).with_suffix("").parts))
+        return f"metier.{self.room}.{self.path.stem}"
 
 
 @functools.cache
 def methods() -> dict[str, Method]:
-    """Every method by name, rooms in the order of the table."""
+    """Every method by name, rooms in the order of the table. Raises MetierError when two files claim one name."""
+    for entry in importlib.metadata.entry_points(group="metier.methods"):
+        spec = importlib.util.find_spec(entry.value)
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            _lay_over(Path(folder))
     found: dict[str, Method] = {}
     for room in ROOMS:
-        for path in sorted((PACKAGE / room.replace(".", "/")).glob("*.py")):
-            if not path.name.startswith("_"):
-                found |= {m.name: m for m in _room_methods(room, path)}
+        for folder in importlib.import_module(f"metier.{room}").__path__:
+            for path in sorted(p for p in Path(folder).glob("*.py") if not p.name.startswith("_")):
+                for method in _room_methods(room, path):
+                    if method.name in found:
+                        raise MetierError(f"{path}: '{method.name}' is already {found[method.name].path}")
+                    found[method.name] = method
     return found
+
+
+def add(folder: Path) -> None:
+    """Methods below ``folder`` (``train/objective/mine.py``) count like those of the package.
+
+    They import like them too: ``metier.train.objective.mine``. Raises MetierError when the folder holds no room.
+    """
+    if not any((folder / room.replace(".", "/")).is_dir() for room in ROOMS):
+        raise MetierError(f"methods: '{folder}' holds no folder of a room, such as {folder / 'train' / 'objective'}")
+    _lay_over(folder.resolve())
+    methods.cache_clear()
+
+
+def _lay_over(folder: Path) -> None:
+    for name in ("metier", *(f"metier.{room}" for room in ROOMS)):
+        inside = folder.joinpath(*name.split(".")[1:])
+        package = importlib.import_module(name)
+        if inside.is_dir() and str(inside) not in package.__path__:
+            package.__path__.append(str(inside))
 
 
 def find(name: str, owner: str = "recipe", room: str | None = None) -> Method:
@@ -167,7 +197,8 @@ def _imports(path: Path) -> tuple[Path, ...]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    files = [PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in names if name.startswith("metier.")]
+    parts = [name.split(".")[1:] for name in names if name.startswith("metier.")]
+    files = {Path(root, *part).with_suffix(".py") for part in parts for root in metier.__path__}
     return tuple(sorted(f for f in files if f.exists()))
 
 

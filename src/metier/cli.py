@@ -17,7 +17,7 @@ import typer
 from metier.options import MetierError
 
 if TYPE_CHECKING:
-    from metier.recipe import Call
+    from metier.calls import Call
     from metier.runner import Done
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -104,7 +104,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check a recipe whole, before anything runs: names, options, ranges, kinds, references."""
-    from metier.recipe import describe
+    from metier.calls import describe
 
     calls = _checked(_recipe(recipe), _changes(sets))
     rows = [{"step": c.name, "use": c.method.name, "options": describe(c.arguments)} for c in calls]
@@ -238,11 +238,11 @@ def _conclude(facts: dict[str, Any], out: Path, as_json: bool) -> None:
 
 
 def _show_method(name: str, as_json: bool) -> None:
-    from metier import catalogue, options, recipe
+    from metier import calls, catalogue, options
 
     method = catalogue.find(name, "show")
     rows = []
-    for p in recipe.flat(catalogue.load(method)):
+    for p in calls.flat(catalogue.load(method)):
         if p.kind != "work" and (p.option or p.kind != "value"):
             default = "needed" if p.required else str(p.default)
             rows.append({"option": p.name, "takes": options.describe(p.annotation), "default": default})

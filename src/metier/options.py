@@ -82,6 +82,9 @@ Optimizer = Annotated[Callable[..., Any], Room("train.optimizer")]
 Schedule = Annotated[Callable[..., Any], Room("train.schedule")]
 Train = Annotated[Callable[..., Any], Room("train.loop")]
 
+Access = Literal["text", "top-k", "logits", "weights"]  # to a model; each gives what those before it give
+ACCESS: tuple[Access, ...] = typing.get_args(Access)
+
 Kind = Literal["value", "artefact", "method", "spread", "work"]
 REQUIRED = inspect.Parameter.empty
 

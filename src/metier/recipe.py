@@ -6,45 +6,16 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from metier import catalogue, options
+from metier import access, catalogue, options
+from metier.calls import Call, Ref, Step, flat
 from metier.options import MetierError, Parameter
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One line of a recipe as written."""
-
-    name: str
-    use: str
-    given: Mapping[str, Any]
-    line: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Ref:
-    """``$name`` or ``$name.part``: an artefact of a step above, a split of it, or a number in it."""
-
-    name: str
-    part: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """A method with its arguments bound: a step, an artefact written in place, or a method in a slot."""
-
-    name: str
-    method: catalogue.Method
-    function: Callable[..., Any]
-    arguments: Mapping[str, Any]
-    deferred: bool  # a method for a slot: handed over unrun
 
 
 def parse(text: str, name: str = "recipe", changes: Mapping[str, Any] | None = None) -> list[Step]:
@@ -87,32 +58,19 @@ def parse(text: str, name: str = "recipe", changes: Mapping[str, Any] | None = N
 
 def check(steps: list[Step], name: str = "recipe") -> list[Call]:
     """Binds every step to its method: names, options, ranges, kinds, references. Raises MetierError with the line."""
-    above: dict[str, catalogue.Method] = {}
+    above: dict[str, Call] = {}
     calls = []
     for step in steps:
         try:
             calls.append(_bind(step.name, catalogue.find(step.use, step.name), step.given, above))
         except MetierError as error:
             raise MetierError(f"{name}, line {step.line}: {error}") from None
-        above[step.name] = calls[-1].method
+        above[step.name] = calls[-1]
     return calls
 
 
-def describe(value: Any) -> Any:
-    """Bound arguments as plain JSON, for manifests and pages."""
-    if isinstance(value, Call):
-        return {"use": value.method.name} | {k: describe(v) for k, v in value.arguments.items()}
-    if isinstance(value, Ref):
-        return f"${value.name}" + (f".{value.part}" if value.part else "")
-    if isinstance(value, Mapping):
-        return {k: describe(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [describe(v) for v in value]
-    return value
-
-
 def _bind(
-    name: str, method: catalogue.Method, given: Mapping[str, Any], above: Mapping[str, catalogue.Method],
+    name: str, method: catalogue.Method, given: Mapping[str, Any], above: Mapping[str, Call],
     deferred: bool = False,
 ) -> Call:  # fmt: skip
     function = catalogue.load(method)
@@ -136,25 +94,12 @@ def _bind(
     check = getattr(sys.modules[function.__module__], "checks", {}).get(method.verb)
     if check is not None:  # what lies outside and would make the step fail is found before the first minute of work
         check(**{k: v for k, v in arguments.items() if options.outside(wanted[k])})
-    return Call(name, method, function, arguments, deferred)
+    call = Call(name, method, function, arguments, deferred)
+    access.refuse(call, above)
+    return call
 
 
-def flat(function: Callable[..., Any]) -> list[Parameter]:
-    """The parameters with spread dataclasses replaced by their fields."""
-    flat: list[Parameter] = []
-    for parameter in options.parameters(function):
-        if parameter.kind == "spread":
-            flat.extend(options.fields(spread_class(parameter)))
-        else:
-            flat.append(parameter)
-    return flat
-
-
-def spread_class(parameter: Parameter) -> type:
-    return next(leaf for leaf in options.leaves_of(parameter.annotation) if getattr(leaf, "ROLE", None) == "spread")
-
-
-def _argument(name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, catalogue.Method]) -> Any:
+def _argument(name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, Call]) -> Any:
     if parameter.kind == "method":
         return _method_argument(name, owner, parameter, value, above)
     if parameter.kind == "artefact":
@@ -164,9 +109,7 @@ def _argument(name: str, owner: str, parameter: Parameter, value: Any, above: Ma
     return options.checked(owner, parameter, value)
 
 
-def _method_argument(
-    name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, catalogue.Method]
-) -> Any:
+def _method_argument(name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, Call]) -> Any:
     if isinstance(value, list):
         return [_method_argument(name, owner, parameter, v, above) for v in value]
     if value is None:
@@ -178,9 +121,7 @@ def _method_argument(
     return _bind(name, method, {k: v for k, v in given.items() if k != "use"}, above, deferred=True)
 
 
-def _artefact_argument(
-    name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, catalogue.Method]
-) -> Any:
+def _artefact_argument(name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, Call]) -> Any:
     wanted = {
         leaf.__name__ for leaf in options.leaves_of(parameter.annotation) if getattr(leaf, "ROLE", 0) == "artefact"
     }
@@ -198,13 +139,11 @@ def _artefact_argument(
     return _one(name, owner, parameter, value, wanted, above)
 
 
-def _one(
-    name: str, owner: str, parameter: Parameter, value: Any, wanted: set[str], above: Mapping[str, catalogue.Method]
-) -> Any:
+def _one(name: str, owner: str, parameter: Parameter, value: Any, wanted: set[str], above: Mapping[str, Call]) -> Any:
     if isinstance(value, str) and value.startswith("$"):
         reference = _reference(owner, parameter.name, value, above)
         found: Ref | Call = reference
-        made = above[reference.name].returns
+        made = above[reference.name].method.returns
         # A part of a Task or of Records is Records; a Model opens as a Chat.
         offered = {"Records"} if reference.part else {made} | ({"Chat"} if made == "Model" else set())
     else:
@@ -221,14 +160,14 @@ def _one(
     return found
 
 
-def _reference(owner: str, option: str, value: str, above: Mapping[str, catalogue.Method]) -> Ref:
+def _reference(owner: str, option: str, value: str, above: Mapping[str, Call]) -> Ref:
     name, _, part = value[1:].partition(".")
     if name not in above:
         raise options.unknown(f"{owner}: '{option}'", name, above, "step above called")
     return Ref(name, part or None)
 
 
-def _references(owner: str, option: str, value: Any, above: Mapping[str, catalogue.Method]) -> Any:
+def _references(owner: str, option: str, value: Any, above: Mapping[str, Call]) -> Any:
     if isinstance(value, str) and value.startswith("$"):
         return _reference(owner, option, value, above)
     if isinstance(value, dict):

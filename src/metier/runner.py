@@ -16,9 +16,9 @@ from typing import Any
 
 from metier import catalogue, options
 from metier.artefacts import Model
+from metier.calls import Call, Ref, describe, flat, spread_class
 from metier.disk import json_text, text_digest
 from metier.options import Bound, Parameter
-from metier.recipe import Call, Ref, describe, flat, spread_class
 from metier.store import Progress, Store, Work, silent
 
 VERSIONS = ("torch", "transformers", "peft")

@@ -30,6 +30,7 @@ from metier.artefacts import Measure, Records, Row, Task
 from metier.options import Count, MetierError, Natural, Seed
 from metier.tasks import _cloze, _questions
 
+NEEDS = {"chats": {"bits_per_byte": "logits", "cloze": "logits", "questions": "text"}}
 LEAST_GAPS = 8
 READ = Measure(
     "read", "domain", "bits per byte", "lower", "held-out documents",

@@ -26,6 +26,7 @@ from metier.artefacts import Measure, Records, Row, Task
 from metier.general import data, rules
 from metier.options import Count, MetierError, Natural, Seed
 
+NEEDS = {"chats": dict.fromkeys(("bits_per_byte", "choice", "arithmetic", "grammar"), "logits")}
 ACCURACY_MARGIN, BITS_MARGIN = 0.03, 0.02
 POOL = "general skills, pooled"
 

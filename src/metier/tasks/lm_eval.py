@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 from metier.artefacts import Measure, Records, Row, Task
 from metier.options import Count, MetierError, unknown
 
+NEEDS = {"chats": "logits"}
 MARGIN = 0.03
 
 
