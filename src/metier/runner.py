@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from metier import catalogue, options
-from metier.artefacts import Model
+from metier.artefacts import Model, Records
 from metier.calls import Call, Ref, describe, flat, spread_class
 from metier.disk import json_text, text_digest
-from metier.options import Bound, Parameter
+from metier.options import Bound, MetierError, Parameter
 from metier.store import Progress, Store, Work, silent
 
 VERSIONS = ("torch", "transformers", "peft")
@@ -76,9 +76,9 @@ class _Runner:
         if call.method.returns == "Chat":
             return self._finish(call, key, key, 0.0, False, 0, lambda: self._compute(call, None))
         if outside and fingerprint is None:
-            folder = self.store.root / "always" / key
             begun = time.monotonic()
-            artefact = self._compute(call, Work(folder, self.progress, list(self.done.values()), self.begun))
+            with self.store.scratch(key, self.progress) as folder:
+                artefact = self._compute(call, Work(folder, self.progress, list(self.done.values()), self.begun))
             return self._finish(call, key, artefact.digest, time.monotonic() - begun, False, _peak(), lambda: artefact)
         manifest = self.store.manifest(key)
         cached = manifest is not None
@@ -88,11 +88,9 @@ class _Runner:
                             manifest["peak_memory_bytes"], lambda: self.store.load(key))  # fmt: skip
 
     def _make(self, call: Call, key: str) -> dict[str, Any]:
-        with self.store.computing(key) as folder:
+        with self.store.computing(key, self.progress) as folder:
             manifest = self.store.manifest(key)  # another process may have finished it while we waited
             if manifest is None:
-                if not (folder / "checkpoints").exists():
-                    (folder / "log.jsonl").unlink(missing_ok=True)  # begins again, and so does its log
                 work = Work(folder, self.progress, list(self.done.values()), self.begun)
                 begun = time.monotonic()
                 artefact = self._compute(call, work)
@@ -150,6 +148,7 @@ class _Runner:
         elif isinstance(value, Ref):
             artefact = self.done[value.name].open()
             found = artefact.part(value.part) if value.part else artefact
+            refuse_empty(call.method.name, parameter.name, found)
             return _opened(found) if chat else found if parameter.kind == "artefact" else options.checked(
                 call.method.name, parameter, found
             )  # fmt: skip
@@ -159,6 +158,7 @@ class _Runner:
                          {k: self._value(value, by_name[k], v, False) for k, v in value.arguments.items()})  # fmt: skip
         elif isinstance(value, Call):
             artefact = self.step(value).open()
+            refuse_empty(call.method.name, parameter.name, artefact)
             return _opened(artefact) if chat else artefact
         return value
 
@@ -181,6 +181,14 @@ class _Runner:
         if isinstance(value, list | tuple):
             return [self._keyed(name, v) for v in value]
         return value
+
+
+def refuse_empty(owner: str, name: str, value: Any) -> None:
+    """No method has anything to say about no records. Raises MetierError."""
+    if isinstance(value, Records) and not len(value):
+        raise MetierError(f"{owner}: '{name}' holds no records")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        refuse_empty(owner, name, inner)
 
 
 def _opened(artefact: Any) -> Any:

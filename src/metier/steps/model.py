@@ -12,6 +12,7 @@ from metier.lm import load
 from metier.options import Place
 from metier.store import Work
 
+EXAMPLE = {"path": "{model}"}
 fingerprints = {"run": load.fingerprint}
 
 

@@ -25,6 +25,8 @@ from metier.store import Work
 from metier.train import probe
 from metier.train.setup import Setup
 
+EXAMPLE = {"step_tokens": 64, "dev": "$records.dev", "rates": [1e-3], "trial": 1}
+EXEMPT = {"the_same_again_gives_the_same": "it measures the clock; what it finds is written down once"}
 LOOKS = 3  # at dev, while training
 
 

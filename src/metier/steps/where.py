@@ -11,6 +11,8 @@ from __future__ import annotations
 from metier.artefacts import Records
 from metier.options import MetierError
 
+EXAMPLE = {"column": "label", "equals": "open"}
+
 
 def run(data: Records, *, column: str, equals: str) -> Records:
     kept = data.where([str(v) == equals for v in data.column(column)])

@@ -22,6 +22,8 @@ from metier.disk import files_digest
 from metier.options import MetierError
 from metier.train.setup import Network, Trainable
 
+EXAMPLE = {"train": ["model.layers.1.*"]}
+
 
 def prepare(network: Network, *, train: list[str], keep: list[str] | None = None) -> Trainable:
     """Matrices and vectors (norms, biases) are separate groups; vectors know no decay. Adapters are folded in."""
