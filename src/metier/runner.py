@@ -52,34 +52,29 @@ def run(
     begun = time.monotonic()
     for call in calls:
         started(call.name, call.method.name)
-        runner = _Runner(store, progress, done, begun)
+        runner = Runner(store, progress, done, begun)
         done[call.name] = runner.step(call)
         finished(done[call.name])
     return done
 
 
-class _Runner:
-    """Resolves the arguments of one step and computes it, unless the store has it."""
+class Runner:
+    """Resolves the arguments of a step and computes it, unless the store has it; ``done`` are the steps before it."""
 
     def __init__(self, store: Store, progress: Progress, done: Mapping[str, Done], begun: float) -> None:
         self.store, self.progress, self.done, self.begun = store, progress, done, begun
 
     def step(self, call: Call) -> Done:
-        outside = {p.name for p in flat(call.function) if options.outside(p)}
-        fingerprint = getattr(sys.modules[call.function.__module__], "fingerprints", {}).get(call.method.verb)
-        values = {k: self._keyed(k, v) for k, v in call.arguments.items() if k not in outside}
-        if fingerprint is not None:
-            values["outside"] = fingerprint(**{k: v for k, v in call.arguments.items() if k in outside})
-        versions = {v: importlib.metadata.version(v) for v in VERSIONS}
-        code = catalogue.code_digest([call.method.path])
-        key = text_digest(call.method.name, code, json_text(values), json_text(versions))[:40]
+        key = self.key(call)
         if call.method.returns == "Chat":
-            return self._finish(call, key, key, 0.0, False, 0, lambda: self._compute(call, None))
-        if outside and fingerprint is None:
+            return self._finish(call, key, key, 0.0, False, 0, lambda: self.compute(call, None))
+        if self.always(call):
+            folder = self.store.root / "always" / key
             begun = time.monotonic()
-            with self.store.scratch(key, self.progress) as folder:
-                artefact = self._compute(call, Work(folder, self.progress, list(self.done.values()), self.begun))
-            return self._finish(call, key, artefact.digest, time.monotonic() - begun, False, _peak(), lambda: artefact)
+            artefact = self.compute(call, Work(folder, self.progress, list(self.done.values()), self.begun))
+            return self._finish(
+                call, key, artefact.digest, time.monotonic() - begun, False, peak_memory(), lambda: artefact
+            )
         manifest = self.store.manifest(key)
         cached = manifest is not None
         if manifest is None:
@@ -87,18 +82,33 @@ class _Runner:
         return self._finish(call, key, manifest["digest"], manifest["seconds"], cached,
                             manifest["peak_memory_bytes"], lambda: self.store.load(key))  # fmt: skip
 
+    def key(self, call: Call) -> str:
+        """Of the step: method, code, values, inputs by content, what lies outside, versions."""
+        outside = {p.name for p in flat(call.function) if options.outside(p)}
+        values = {k: self._keyed(k, v) for k, v in call.arguments.items() if k not in outside}
+        fingerprint = _fingerprint(call)
+        if fingerprint is not None:
+            values["outside"] = fingerprint(**{k: v for k, v in call.arguments.items() if k in outside})
+        versions = {v: importlib.metadata.version(v) for v in VERSIONS}
+        code = catalogue.code_digest([call.method.path])
+        return text_digest(call.method.name, code, json_text(values), json_text(versions))[:40]
+
+    def always(self, call: Call) -> bool:
+        """Whether the step runs every time: it touches what lies outside, and nothing tells when that has changed."""
+        return any(options.outside(p) for p in flat(call.function)) and _fingerprint(call) is None
+
     def _make(self, call: Call, key: str) -> dict[str, Any]:
         with self.store.computing(key, self.progress) as folder:
             manifest = self.store.manifest(key)  # another process may have finished it while we waited
             if manifest is None:
                 work = Work(folder, self.progress, list(self.done.values()), self.begun)
                 begun = time.monotonic()
-                artefact = self._compute(call, work)
+                artefact = self.compute(call, work)
                 facts = {
                     "use": call.method.name,
                     "options": describe(call.arguments),
                     "seconds": round(time.monotonic() - begun, 3),
-                    "peak_memory_bytes": _peak(),
+                    "peak_memory_bytes": peak_memory(),
                 }
                 self.store.commit(key, artefact, facts)
                 manifest = self.store.manifest(key)
@@ -118,7 +128,8 @@ class _Runner:
         return Done(call.name, call.method.name, key, digest, describe(call.arguments), seconds, cached, peak,
                     once, lambda: self.store.log(key))  # fmt: skip
 
-    def _compute(self, call: Call, work: Work | None) -> Any:
+    def compute(self, call: Call, work: Work | None) -> Any:
+        """Runs the method on its resolved arguments, whatever the store holds."""
         filled: dict[str, Any] = {}
         for parameter in options.parameters(call.function):
             if parameter.kind == "spread":
@@ -199,7 +210,14 @@ def _opened(artefact: Any) -> Any:
     return load.open(artefact)
 
 
-def _peak() -> int:
+def _fingerprint(call: Call) -> Callable[..., str] | None:
+    found: Callable[..., str] | None = getattr(sys.modules[call.function.__module__], "fingerprints", {}).get(
+        call.method.verb
+    )
+    return found
+
+
+def peak_memory() -> int:
     """Peak resident memory of this process so far, in bytes (ru_maxrss is kilobytes on Linux, bytes on macOS)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
