@@ -130,6 +130,10 @@ class Runner:
 
     def compute(self, call: Call, work: Work | None) -> Any:
         """Runs the method on its resolved arguments, whatever the store holds."""
+        return call.function(**self.filled(call, work))
+
+    def filled(self, call: Call, work: Work | None) -> dict[str, Any]:
+        """The arguments of a step with everything they refer to opened."""
         filled: dict[str, Any] = {}
         for parameter in options.parameters(call.function):
             if parameter.kind == "spread":
@@ -139,7 +143,7 @@ class Runner:
             elif parameter.name in call.arguments:
                 chat = "Chat" in {getattr(leaf, "__name__", "") for leaf in options.leaves_of(parameter.annotation)}
                 filled[parameter.name] = self._value(call, parameter, call.arguments[parameter.name], chat)
-        return call.function(**filled)
+        return filled
 
     def _spread(self, call: Call, parameter: Parameter, work: Work | None) -> Any:
         cls = spread_class(parameter)

@@ -1,0 +1,152 @@
+"""What a recipe will take, said before it runs: memory, time and disk.
+
+``foresee`` reads memory and disk off the shapes of the model and of the weights that move; nothing runs. ``trial.py``
+measures instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from metier import options
+from metier.artefacts import Model
+from metier.calls import Call, Ref
+from metier.doctor import available
+from metier.options import MetierError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Of one step: seconds (None: not known), bytes of memory while it runs, bytes it leaves on the disk."""
+
+    step: str
+    use: str
+    seconds: float | None
+    memory: int
+    disk: int
+    kept: bool = False  # the store has it
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Of a whole recipe; ``budget`` is the time it was told to keep to, in seconds."""
+
+    needs: list[Need]
+    budget: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of what is still to be done; None when a step's time is not known."""
+        known = [n.seconds for n in self.needs if not n.kept]
+        return self.budget if self.budget is not None else None if None in known else sum(s for s in known if s)
+
+    @property
+    def memory(self) -> int:
+        return max((n.memory for n in self.needs if not n.kept), default=0)
+
+    @property
+    def disk(self) -> int:
+        return sum(n.disk for n in self.needs if not n.kept)
+
+
+def sentence(estimate: Estimate, home: Path) -> str:
+    """One line: what is needed, of what there is."""
+    free, room = available(), shutil.disk_usage(_there(home)).free
+    memory = f"{estimate.memory / GIB:.1f} GiB of memory" + (f" ({free / GIB:.1f} free)" if free else "")
+    seconds = estimate.seconds
+    took = "time not known" if seconds is None else f"about {_spoken(seconds)}"
+    return f"needs {memory}, {estimate.disk / GIB:.1f} GiB of disk ({room / GIB:.1f} free), {took}"
+
+
+def refuse(estimate: Estimate, home: Path) -> None:
+    """Raises MetierError when the recipe cannot fit this machine."""
+    free, room = available(), shutil.disk_usage(_there(home)).free
+    if free is not None and estimate.memory > free:
+        largest = max((n for n in estimate.needs if not n.kept), key=lambda n: n.memory)
+        raise MetierError(
+            f"step '{largest.step}' needs {largest.memory / GIB:.1f} GiB of memory and {free / GIB:.1f} are free:"
+            " lower 'micro_tokens', train fewer weights, or take a smaller model"
+        )
+    if estimate.disk > room:
+        raise MetierError(
+            f"the run needs {estimate.disk / GIB:.1f} GiB of disk and {room / GIB:.1f} are free in {home}:"
+            " make room or set METIER_HOME"
+        )
+
+
+def foresee(calls: list[Call]) -> Estimate:
+    """From shapes alone: times stay unknown, unless the recipe keeps to a budget."""
+    if not any(uses_model(call) for call in calls):
+        return Estimate([Need(call.name, call.method.name, None, 0, 0) for call in calls])
+    from metier.lm import size  # torch, only when there is something to size
+    from metier.train.setup import Network
+
+    above = {call.name: call for call in calls}
+    needs, budget = [], None
+    for call in calls:
+        budget = call.arguments.get("budget", budget)
+        path = (uses_model(call) and _model(call, above)) or ""
+        network = size.network(path) if path else None
+        memory, disk = 0, 0
+        if network is not None and "parameters" in call.arguments:
+            slot = call.arguments["parameters"]
+            takes_data = sum(not p.option for p in options.parameters(slot.function)) > 1
+            if not takes_data:  # its weights depend on what it is shown
+                trainable = slot.function(Network(network, cast(Any, None), Model(Path(path), "")), **slot.arguments)
+                network = trainable.network.module
+            memory = size.trained(network, call.arguments["micro_tokens"])
+            disk = size.written(network, whole=type(network).__module__.partition(".")[0] != "peft")
+        elif network is not None:
+            memory = size.asked(network)
+        needs.append(Need(call.name, call.method.name, None, memory, disk))
+    return Estimate(needs, float(budget) if isinstance(budget, float | int) else None)
+
+
+def cells(need: Need) -> list[str]:
+    """Time, memory and disk of a step in words."""
+    took = "kept" if need.kept else "" if need.seconds is None else _spoken(need.seconds)
+    sizes = [f"{n / GIB:.1f} GiB" if n else "" for n in (need.memory, need.disk)]
+    return [took, *sizes]
+
+
+def uses_model(call: Call) -> bool:
+    """Whether a step opens a model: it trains one, or asks one."""
+    kinds = {
+        getattr(leaf, "__name__", "")
+        for p in options.parameters(call.function)
+        for leaf in options.leaves_of(p.annotation)
+    }
+    return "Chat" in kinds or any(p.kind == "spread" for p in options.parameters(call.function))
+
+
+def references(value: object) -> list[str]:
+    """The steps that an argument names, wherever it does."""
+    if isinstance(value, Ref):
+        return [value.name]
+    if isinstance(value, Call):
+        return references(value.arguments)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [name for one in inner for name in references(one)]
+
+
+def _model(call: Call, above: Mapping[str, Call]) -> str | None:
+    """The path of the model that a step opens, found by following the steps it is made of."""
+    if "path" in call.arguments and call.method.returns == "Model":
+        return str(call.arguments["path"])
+    return next((p for name in references(call.arguments) for p in [_model(above[name], above)] if p), None)
+
+
+def _there(home: Path) -> Path:
+    return next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,80 @@
+"""What a recipe is said to take, on a toy model: shapes exactly, trials against the run itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from metier import preflight, recipe, runner, trial
+from metier.artefacts import Model
+from metier.calls import Call
+from metier.lm import size
+from metier.options import MetierError
+from metier.preflight import GIB, Estimate, Need
+from metier.store import Store
+
+TEXT = """
+base: {{use: model, path: {model}}}
+text: data.ingest.general_text
+expert: {{use: train.loop.pretrain, model: $base, data: $text, steps: 12, batch: 4, length: 64, parameters: full}}
+general: {{use: tasks.general, choice: 40, prose: 8, arithmetic: 30, grammar: 30, forms: 2}}
+after: {{use: evaluate.compare, chats: {{base: $base, expert: $expert}}, tasks: [$general], max_tokens: 4}}
+"""
+
+
+def calls(toy: Model, text: str = TEXT) -> list[Call]:
+    return recipe.check(recipe.parse(text.format(model=toy.path)))
+
+
+def test_shapes_are_those_of_the_model(toy: Model) -> None:
+    network = size.network(str(toy.path))
+    assert network is not None
+    from metier.lm import load
+
+    real = load.network(toy)[0]
+    assert {n: p.shape for n, p in network.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
+    assert all(p.device == torch.device("meta") for p in network.parameters())
+    total = sum(p.numel() for p in real.parameters())
+    whole = size.trained(network, 0)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    assert whole - size.trained(network, 0) == 3 * 4 * total  # gradient and two moments
+    network.requires_grad_(True)
+    assert size.written(network, whole=True) == 4 * (4 * 3 * total + total)
+
+
+def test_nothing_runs_to_foresee(toy: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METIER_HOME", str(tmp_path))
+    needs = {need.step: need for need in preflight.foresee(calls(toy)).needs}
+    assert needs["expert"].memory > size.LIBRARIES < needs["after"].memory
+    assert needs["text"].memory == 0 and needs["expert"].disk > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trial_keeps_what_needs_no_model_and_leaves_nothing_else(toy: Model, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    estimate = trial.measure(calls(toy), store)
+    needs = {need.step: need for need in estimate.needs}
+    assert [name for name, need in needs.items() if need.kept] == ["base", "text", "general"]
+    assert needs["expert"].seconds and needs["after"].seconds and estimate.seconds
+    assert sorted(p.name for p in store.steps.iterdir() if p.name.endswith(".part")) == []
+    done = runner.run(calls(toy), store)
+    assert [name for name, d in done.items() if d.cached] == ["base", "text", "general"]
+    again = trial.measure(calls(toy), store)
+    assert all(need.kept for need in again.needs) and again.seconds == 0
+
+
+def test_what_cannot_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MetierError, match=r"step 'expert' needs 100000.0 GiB of memory and .* are free: lower"):
+        preflight.refuse(Estimate([Need("expert", "train.loop.sft", None, 100_000 * GIB, 0)]), tmp_path)
+    with pytest.raises(MetierError, match=r"needs 100000.0 GiB of disk and .* are free in"):
+        preflight.refuse(Estimate([Need("expert", "train.loop.sft", None, 0, 100_000 * GIB)]), tmp_path)
+    preflight.refuse(Estimate([Need("expert", "train.loop.sft", None, 100_000 * GIB, 0, kept=True)]), tmp_path)
+
+
+def test_a_budget_is_the_time() -> None:
+    assert Estimate([Need("plan", "plan", None, 0, 0)], 600.0).seconds == 600
+    assert Estimate([Need("a", "x", None, 0, 0)]).seconds is None
+    assert Estimate([Need("a", "x", 2.0, 0, 0), Need("b", "x", 3.0, 0, 0, kept=True)]).seconds == 2
