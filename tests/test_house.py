@@ -29,7 +29,8 @@ LAYERS = [
     {"access"},
     {"recipe"},
     {"runner"},
-    {"study", "advise", "preflight", "masks", "laws", "scaffold"},
+    {"preflight"},
+    {"study", "advise", "trial", "masks", "laws", "scaffold"},
     {"console", "talk"},
     {"cli", "serve"},
 ]

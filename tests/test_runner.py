@@ -10,7 +10,8 @@ from metier.store import Store
 
 RECIPE = """
 chunks: {use: data.ingest.documents, source: [docs]}
-mixed: {use: blend, sources: {own: $chunks, again: $chunks}, shares: {own: 1, again: 1}}
+mixed: {use: blend, sources: &both {own: $chunks, again: $chunks},
+        scores: {use: data.mix.fixed, sources: *both, shares: {own: 1, again: 1}}}
 own: {use: where, data: $mixed, column: source, equals: own}
 """
 

@@ -18,6 +18,7 @@ from metier.options import MetierError
 
 if TYPE_CHECKING:
     from metier.calls import Call
+    from metier.preflight import Estimate
     from metier.runner import Done
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -35,7 +36,7 @@ def main() -> None:
     """Entry point: bad input is one sentence and exit code 2, Ctrl-C is one sentence and exit code 130."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its authors, not its users
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except MetierError as error:
         print(f"metier: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
@@ -93,7 +94,8 @@ def run(
     """Run a recipe; what was computed before is not computed again."""
     done = _execute(_recipe(recipe), _changes(sets), as_json)
     if as_json:
-        _print_json([{"step": d.name, "use": d.use, "key": d.key, "cached": d.cached, "seconds": d.seconds}
+        _print_json([{"step": d.name, "use": d.use, "key": d.key, "cached": d.cached, "seconds": d.seconds,
+                      "peak_memory_bytes": d.peak_memory_bytes}
                      for d in done.values()])  # fmt: skip
 
 
@@ -101,18 +103,82 @@ def run(
 def check(
     recipe: Annotated[Path, typer.Argument(help="A recipe, or the name of a ready one.")],
     sets: Sets = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Read the data and try two steps of each training, to tell the time.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check a recipe whole, before anything runs: names, options, ranges, kinds, references."""
+    """Check a recipe whole, before anything runs: names, options, ranges, kinds, access, and whether it fits."""
+    from metier import preflight, store
     from metier.calls import describe
 
     calls = _checked(_recipe(recipe), _changes(sets))
-    rows = [{"step": c.name, "use": c.method.name, "options": describe(c.arguments)} for c in calls]
+    estimate = _measured(calls, as_json) if measure else preflight.foresee(calls)
+    rows = [
+        {"step": c.name, "use": c.method.name, "options": describe(c.arguments), "seconds": n.seconds,
+         "memory_bytes": n.memory, "disk_bytes": n.disk, "kept": n.kept}
+        for c, n in zip(calls, estimate.needs, strict=True)
+    ]  # fmt: skip
     if as_json:
         _print_json(rows)
     else:
-        _table(["step", "use"], [[r["step"], r["use"]] for r in rows])
-        print(f"{len(rows)} steps, nothing to object")
+        cells = [[n.step, n.use, *preflight.cells(n)] for n in estimate.needs]
+        _table(["step", "use", "time", "memory", "disk"], cells)
+        print(f"{len(rows)} steps, nothing to object: {preflight.sentence(estimate, store.home())}")
+    preflight.refuse(estimate, store.home())
+
+
+@app.callback()
+def everything(
+    methods: Annotated[
+        list[Path] | None,
+        typer.Option(
+            envvar="METIER_METHODS", help="A folder with methods of your own, such as train/objective/mine.py."
+        ),
+    ] = None,
+) -> None:
+    if methods:
+        from metier import catalogue
+
+        for folder in methods:
+            catalogue.add(folder)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Room and name, such as train.objective.mine.")],
+    to: Annotated[Path, typer.Option(help="The folder of your methods.")] = Path("methods"),
+) -> None:
+    """Write a method of your own and its test from the template of its room."""
+    from metier import scaffold
+
+    method, test = scaffold.write(name, to)
+    print(f"{method}\n{test}\n\nFill in the maths, then: metier --methods {to} laws {name}")
+
+
+@app.command()
+def laws(
+    name: Annotated[str, typer.Argument(help="A method, such as train.objective.mine.")], as_json: Json = False
+) -> None:
+    """Try a method against every law of its room, on a toy model."""
+    import tempfile
+
+    from metier import catalogue
+    from metier.laws import run as trial
+    from metier.laws.case import Bench
+
+    method = catalogue.find(name, "laws")
+    with tempfile.TemporaryDirectory() as place:
+        bench = Bench(Path(place))
+        verdicts = [trial.keep(method, law, bench, Path(place) / law) for law in trial.laws(method)]
+    if as_json:
+        _print_json([{"law": v.law, "holds": v.holds, "why": v.why} for v in verdicts])
+    else:
+        said = {True: "holds", False: "broken", None: "exempt"}
+        _table(["law", "", "why"], [[v.law.replace("_", " "), said[v.holds], v.why] for v in verdicts])
+    broken = sum(v.holds is False for v in verdicts)
+    if broken:
+        raise MetierError(f"{name} breaks {broken} of {len(verdicts)} laws")
 
 
 @app.command(name="list")
@@ -192,16 +258,33 @@ def doctor(as_json: Json = False) -> None:
 def _execute(path: Path, changes: dict[str, Any], quiet: bool) -> dict[str, Done]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     calls = _checked(path, changes)
-    from metier import console, runner, store
+    from metier import console, preflight, runner, store
 
+    estimate = preflight.foresee(calls)
+    if not quiet:
+        print(preflight.sentence(estimate, store.home()), file=sys.stderr)
+    preflight.refuse(estimate, store.home())
     with console.Display(quiet) as display:
         return runner.run(calls, store.Store(store.home()), display.progress, display.started, display.finished)
+
+
+def _measured(calls: list[Call], quiet: bool) -> Estimate:
+    from metier import console, store, trial
+
+    with console.Display(quiet) as display:
+        return trial.measure(calls, store.Store(store.home()), display.progress)
 
 
 def _checked(path: Path, changes: dict[str, Any]) -> list[Call]:
     from metier import recipe
 
-    return recipe.check(recipe.parse(path.read_text(encoding="utf-8"), path.name, changes), path.name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise MetierError(f"{path.name}: is no UTF-8 text") from None
+    except OSError as error:
+        raise MetierError(f"{path.name}: cannot be read ({error.strerror})") from None
+    return recipe.check(recipe.parse(text, path.name, changes), path.name)
 
 
 def _recipe(path: Path) -> Path:
@@ -212,14 +295,14 @@ def _recipe(path: Path) -> Path:
 
 
 def _changes(sets: list[str] | None) -> dict[str, Any]:
-    import yaml
+    from metier import recipe
 
     changes = {}
     for text in sets or []:
         path, sign, value = text.partition("=")
         if not sign or "." not in path:
             raise MetierError(f"--set must be step.option=value, got {text!r}")
-        changes[path] = yaml.safe_load(value)
+        changes[path] = recipe.value(value, f"--set {path}")
     return changes
 
 

@@ -47,6 +47,8 @@ class Display:
 
     @contextmanager
     def progress(self, label: str, total: float) -> Iterator[Bar]:
+        if not total:
+            self.console.print(f"    {label}")
         task = self.bars.add_task(f"  {label}", total=total or None, note="")
         try:
             yield _Drawn(self, task, label, total)

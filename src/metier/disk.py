@@ -1,21 +1,56 @@
-"""Tables, JSON and digests on disk. Tables are Arrow IPC files: written once in batches, opened memory-mapped."""
+"""Tables, JSON and digests on disk, and the one sentence when the disk refuses.
+
+Tables are Arrow IPC files: written once in batches, opened memory-mapped.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from metier.options import MetierError
+
 ROWS_A_BATCH = 4096
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is used up",
+    errno.EFBIG: "a file may not grow this large here (ulimit -f)",
+}
+
+
+@contextmanager
+def writing(place: Path, also_reads: bool = False) -> Iterator[None]:
+    """A write that fails is one sentence naming the place, whichever library was at it.
+
+    ``also_reads``: what happens inside reads other files as well, so only a full disk is surely about writing.
+    Raises MetierError.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = _number(error)
+        if number in FULL:
+            reason = f"{FULL[number]}; make room, and the same command goes on"
+        elif isinstance(error, OSError) and not also_reads:
+            reason = error.strerror or str(error)
+        else:
+            raise
+        raise MetierError(f"cannot write {place}: {reason}") from None
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(path), "wb") as sink:
-        _write_ipc(table, sink)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(path), "wb") as sink:
+            _write_ipc(table, sink)
 
 
 def read_table(path: Path) -> pa.Table:
@@ -53,17 +88,27 @@ def json_text(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _number(error: Exception) -> int | None:
+    """The system's error number; libraries written in Rust tell it in their message."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _write_ipc(table: pa.Table, sink: Any) -> None:
-    table = table.combine_chunks().replace_schema_metadata(None)
+    table = table.replace_schema_metadata(None)
     with pa.ipc.new_file(sink, table.schema) as writer:
         for start in range(0, max(table.num_rows, 1), ROWS_A_BATCH):
-            # A slice keeps its parent's buffers; taking rows copies them, so equal content gives equal bytes.
-            rows = pa.array(range(start, min(start + ROWS_A_BATCH, table.num_rows)), pa.int64())
-            writer.write_table(table.take(rows).combine_chunks())
+            # Sliced first, so that memory holds one batch. A slice keeps its parent's buffers; taking rows copies them,
+            # so equal content gives equal bytes.
+            batch = table.slice(start, ROWS_A_BATCH)
+            writer.write_table(batch.take(pa.array(range(batch.num_rows), pa.int64())).combine_chunks())
 
 
 class _HashSink:

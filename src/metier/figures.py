@@ -67,7 +67,7 @@ def interval(value: float, low: float | None, high: float | None, span: Span, to
     if low is not None and high is not None:
         axes.plot([low, high], [0, 0], color=COLOURS[tone], linewidth=2.6, solid_capstyle="butt", clip_on=False)
     _mark(axes, value, tone, 8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def axis(span: Span, scale: float = 1.0, *, signed: bool = True) -> str:
@@ -86,7 +86,7 @@ def axis(span: Span, scale: float = 1.0, *, signed: bool = True) -> str:
     axes.tick_params(axis="x", length=4, color=COLOURS["soft"], labelcolor=COLOURS["soft"], labelsize=12, pad=-19,
                      direction="in")  # fmt: skip
     axes.spines["top"].set(visible=True, color=COLOURS["soft"], linewidth=1)
-    return _svg(figure)
+    return svg(figure)
 
 
 def level(value: float, start: float | None, span: Span, tone: Tone) -> str:
@@ -95,7 +95,7 @@ def level(value: float, start: float | None, span: Span, tone: Tone) -> str:
     if start is not None:
         axes.plot([start, value], [0, 0], color=COLOURS[tone], linewidth=2.2, solid_capstyle="butt", clip_on=False)
     _mark(axes, value, tone, 8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def curves(lines: Sequence[Line], label: str, *, smooth: bool = False, size: tuple[int, int] = (270, 190)) -> str:
@@ -128,7 +128,7 @@ def curves(lines: Sequence[Line], label: str, *, smooth: bool = False, size: tup
         at = max(height, at + 0.1 * (top - bottom) if at > bottom else height)
         axes.annotate(line.name, (line.x[-1], at), xytext=(7, 0), textcoords="offset points", va="center",
                       color=COLOURS[line.tone], fontsize=12, annotation_clip=False)  # fmt: skip
-    return _svg(figure, label)
+    return svg(figure, label)
 
 
 def _strip(span: Span, height: int) -> tuple[Figure, Axes]:
@@ -168,7 +168,7 @@ def _number(value: float, digits: int, signed: bool) -> str:
     return ("−" if value < 0 else "+" if signed else "") + text.lstrip("-")
 
 
-def _svg(figure: Figure, label: str = "") -> str:
+def svg(figure: Figure, label: str = "") -> str:
     import matplotlib
 
     figure.patch.set_visible(False)

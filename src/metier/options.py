@@ -19,9 +19,18 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+LONGEST = 600  # characters of an error sentence
+
 
 class MetierError(Exception):
-    """Bad input, said in one sentence that names the file, line or option."""
+    """Bad input, said in one sentence that names the file, line or option.
+
+    What it quotes may hold line breaks, control characters or a book: the sentence stays one line that can be read.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 3 :]}")
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -81,6 +90,7 @@ Term = Annotated[Callable[..., Any], Room("train.term")]
 Optimizer = Annotated[Callable[..., Any], Room("train.optimizer")]
 Schedule = Annotated[Callable[..., Any], Room("train.schedule")]
 Train = Annotated[Callable[..., Any], Room("train.loop")]
+Merge = Annotated[Callable[..., Any], Room("compose.merge")]
 
 Access = Literal["text", "top-k", "logits", "weights"]  # to a model; each gives what those before it give
 ACCESS: tuple[Access, ...] = typing.get_args(Access)
@@ -130,6 +140,13 @@ def parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
         Parameter(p.name, hints[p.name], kind_of(hints[p.name]), p.default, p.kind is p.KEYWORD_ONLY)
         for p in inspect.signature(function).parameters.values()
     )
+
+
+@functools.cache
+def gives_artefact(function: Callable[..., Any]) -> bool:
+    """Whether a method's result can pass between steps."""
+    returned = typing.get_type_hints(function).get("return")
+    return any(getattr(leaf, "ROLE", None) == "artefact" for leaf in leaves_of(returned))
 
 
 @functools.cache

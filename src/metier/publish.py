@@ -24,7 +24,7 @@ from metier.disk import write_json
 from metier.lm import gguf as gguf_file
 from metier.lm import load, merged
 from metier.options import MetierError
-from metier.store import Work, replacing
+from metier.store import Store, Work, home, replacing
 
 MARK = "metier.json"
 
@@ -33,8 +33,7 @@ def write(model: Model, verdict: Report, to: str, *, merge: bool, gguf: bool, wo
     """Writes the folder ``to`` and returns the facts as a Report. Raises MetierError when ``to`` is somebody else's."""
     refuse(to)
     folder = Path(to)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(folder) as temporary:
+    with Store(home()).alone(folder, work.progress), replacing(folder) as temporary:
         made: dict[str, Any] = {}
         dense = model.path
         if model.base is not None and (merge or gguf):

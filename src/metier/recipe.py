@@ -17,19 +17,15 @@ from metier import access, catalogue, options
 from metier.calls import Call, Ref, Step, flat
 from metier.options import MetierError, Parameter
 
+LARGEST = 100_000  # values in a recipe; a few aliases of aliases could stand for more than any memory holds
+
 
 def parse(text: str, name: str = "recipe", changes: Mapping[str, Any] | None = None) -> list[Step]:
     """Steps of a YAML recipe. ``changes`` are ``{"expert.optimizer.lr": 1e-4}``, applied before anything is checked.
 
     Raises MetierError naming file and line.
     """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # a date such as 2020-13-01 is a ValueError
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise MetierError(f"{name}, line {mark.line + 1 if mark else '?'}: not YAML: {problem}") from None
+    root, raw = _yaml(text, name)
     if (
         not isinstance(raw, dict)
         or not all(isinstance(step, str) for step in raw)
@@ -56,25 +52,33 @@ def parse(text: str, name: str = "recipe", changes: Mapping[str, Any] | None = N
     return steps
 
 
+def value(text: str, name: str) -> Any:
+    """What a piece of YAML means. Raises MetierError beginning with ``name``."""
+    return _yaml(text, name)[1]
+
+
 def check(steps: list[Step], name: str = "recipe") -> list[Call]:
     """Binds every step to its method: names, options, ranges, kinds, references. Raises MetierError with the line."""
     above: dict[str, Call] = {}
     calls = []
     for step in steps:
         try:
-            calls.append(_bind(step.name, catalogue.find(step.use, step.name), step.given, above))
+            calls.append(bind(step.name, catalogue.find(step.use, step.name), step.given, above))
         except MetierError as error:
             raise MetierError(f"{name}, line {step.line}: {error}") from None
         above[step.name] = calls[-1]
     return calls
 
 
-def _bind(
+def bind(
     name: str, method: catalogue.Method, given: Mapping[str, Any], above: Mapping[str, Call],
     deferred: bool = False,
 ) -> Call:  # fmt: skip
+    """A method with its options checked; ``deferred`` for one that goes into a slot. Raises MetierError."""
     function = catalogue.load(method)
     owner = method.name
+    if not deferred and not options.gives_artefact(function):
+        raise MetierError(f"{owner}: goes into a slot of another step and is none itself")
     wanted = {p.name: p for p in flat(function) if p.kind != "work"}
     if deferred:  # the positional inputs of a method in a slot come from whoever calls it
         wanted = {n: p for n, p in wanted.items() if p.option}
@@ -118,7 +122,7 @@ def _method_argument(name: str, owner: str, parameter: Parameter, value: Any, ab
     if not isinstance(given, dict) or not isinstance(given.get("use"), str):
         raise MetierError(f"{owner}: '{parameter.name}' must be a method, '{{use: …}}', got {value!r}")
     method = catalogue.find(given["use"], f"{owner}: '{parameter.name}'", options.room_of(parameter.annotation))
-    return _bind(name, method, {k: v for k, v in given.items() if k != "use"}, above, deferred=True)
+    return bind(name, method, {k: v for k, v in given.items() if k != "use"}, above, deferred=True)
 
 
 def _artefact_argument(name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, Call]) -> Any:
@@ -151,7 +155,7 @@ def _one(name: str, owner: str, parameter: Parameter, value: Any, wanted: set[st
         if not isinstance(given, dict) or not isinstance(given.get("use"), str):
             raise MetierError(f"{owner}: '{parameter.name}' must be $step or {{use: …}}, got {value!r}")
         method = catalogue.find(given["use"], f"{owner}: '{parameter.name}'")
-        found = _bind(name, method, {k: v for k, v in given.items() if k != "use"}, above)
+        found = bind(name, method, {k: v for k, v in given.items() if k != "use"}, above)
         offered = {method.returns} | ({"Chat"} if method.returns == "Model" else set())
     if not offered & wanted:
         raise MetierError(
@@ -189,6 +193,30 @@ def _origins(annotation: Any) -> set[Any]:
     origin = typing.get_origin(annotation)
     inner = [_origins(a) for a in typing.get_args(annotation)] if origin is not typing.Literal else []
     return {origin or annotation}.union(*inner) if inner else {origin or annotation}
+
+
+def _yaml(text: str, name: str) -> tuple[yaml.Node | None, Any]:
+    """The syntax tree and the value of a YAML text."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and _weight(root, {}) > LARGEST:
+            raise MetierError(f"{name}: holds more than {LARGEST} values")
+        return root, yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2020-13-01 is a ValueError
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or (str(error).splitlines() or ["nothing"])[0]
+        at = f", line {mark.line + 1}" if mark else ""
+        raise MetierError(f"{name}{at}: not YAML: {problem}") from None
+
+
+def _weight(node: yaml.Node, seen: dict[int, float]) -> float:
+    """How many values a node stands for; one that holds itself is without end. An alias counts where it is used."""
+    if id(node) not in seen:
+        seen[id(node)] = float("inf")
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        nodes = [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
+        seen[id(node)] = 1 + sum(_weight(part, seen) for part in nodes)
+    return seen[id(node)]
 
 
 def _change(raw: dict[str, Any], path: str, value: Any) -> None:

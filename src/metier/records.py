@@ -24,14 +24,17 @@ class Records:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Records:
-        """From dicts; a column missing in a row is null there. Raises MetierError when an id is missing or twice."""
+        """From dicts; a column missing in a row is null there.
+
+        Raises MetierError when an id is missing, no text or there twice, and for a column of several kinds of values.
+        """
         rows = list(rows)
         names = list(dict.fromkeys(name for row in rows for name in row))
-        table = pa.table({name: [row.get(name) for row in rows] for name in names})
+        table = pa.table({name: _column("records", name, [row.get(name) for row in rows]) for name in names})
         seen: set[str] = set()
         for row in rows:
-            if row.get("id") is None:
-                raise MetierError("records: every record needs an 'id'")
+            if not isinstance(row.get("id"), str):
+                raise MetierError("records: every record needs an 'id' that is text")
             if row["id"] in seen:
                 raise MetierError(f"records: the id {row['id']!r} stands twice")
             seen.add(row["id"])
@@ -103,12 +106,8 @@ class Scores:
             if (row.get("score") is None) == (row.get("reason") is None):
                 raise MetierError(f"scores: record {row.get('id')!r} needs a score or a reason, and not both")
         extra = [n for n in dict.fromkeys(name for row in rows for name in row) if n not in ("id", "score", "reason")]
-        columns: dict[str, Any] = {
-            "id": pa.array([row["id"] for row in rows], pa.string()),
-            "score": pa.array([row.get("score") for row in rows], pa.float64()),
-            "reason": pa.array([row.get("reason") for row in rows], pa.string()),
-        }
-        return cls(pa.table(columns | {name: [row.get(name) for row in rows] for name in extra}))
+        kinds = {"id": pa.string(), "score": pa.float64(), "reason": pa.string()} | dict.fromkeys(extra)
+        return cls(pa.table({n: _column("scores", n, [row.get(n) for row in rows], kinds[n]) for n in kinds}))
 
     def __iter__(self) -> Iterator[Row]:
         yield from self.table.to_pylist()
@@ -123,3 +122,10 @@ class Scores:
     @classmethod
     def load(cls, folder: Path) -> Scores:
         return cls(read_table(folder / "scores.arrow"))
+
+
+def _column(owner: str, name: str, values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError) as error:
+        raise MetierError(f"{owner}: the column '{name}' holds values that do not go together ({error})") from None

@@ -56,14 +56,14 @@ def html(facts: Facts) -> str:
         "cost": cost_by_step(facts),
         "long": LONG_TEXT,
     }
-    return _render("report.html.j2", facts, view, escape=True)
+    return render("report.html.j2", facts, view, escape=True)
 
 
 def card(facts: Facts) -> str:
     """A model card: Hugging Face front matter, what it is, how it was made, numbers with intervals, limits."""
     nets = [row({**m, **m["net"]}) for m in facts["measures"] if m.get("net")]
     view = {"rows": [row(m) for m in facts["measures"]], "nets": nets}
-    return _render("model_card.md.j2", facts, view, escape=False)
+    return render("model_card.md.j2", facts, view, escape=False)
 
 
 def table(facts: Facts) -> list[tuple[str, ...]]:
@@ -218,7 +218,8 @@ def cost_by_step(facts: Facts) -> dict[str, Any]:
     return {"steps": [r | {"wide": 100 * r["seconds"] / longest} for r in rows], "total": total} if rows else {}
 
 
-def _render(template: str, facts: Facts, view: Facts, *, escape: bool) -> str:
+def render(template: str, facts: Facts, view: Facts, *, escape: bool) -> str:
+    """A page or a text from one of the templates; the facts and what is drawn from them are its names."""
     room = SandboxedEnvironment(
         loader=FileSystemLoader(TEMPLATES), autoescape=escape, trim_blocks=True, lstrip_blocks=True
     )

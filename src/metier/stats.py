@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, rankdata
 from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
@@ -129,3 +130,55 @@ def gained(low: float, high: float, *, clusters: int, corpus_bytes: int, known: 
     if low > 0 or high < 0:
         return "gain" if low > 0 else "loss"
     return "already known" if known else "too small to tell"
+
+
+def calibration_error(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> float:
+    """Expected calibration error over bins of equal width: Σ share of the bin · |accuracy − confidence|."""
+    found = reliability(confidence, right, bins)
+    return sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in found) / sum(b["n"] for b in found)
+
+
+def reliability(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> list[dict[str, float]]:
+    """Mean confidence, accuracy and n of every bin that is not empty; a confidence of 1 falls into the last one."""
+    c, r = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    at = np.minimum((c * bins).astype(np.int64), bins - 1)
+    return [
+        {"confidence": float(c[at == b].mean()), "accuracy": float(r[at == b].mean()), "n": int((at == b).sum())}
+        for b in np.unique(at)
+    ]
+
+
+def auroc(score: ArrayLike, right: ArrayLike) -> float | None:
+    """Chance that a right answer scores above a wrong one, ties as half; None without answers of both kinds."""
+    r = np.asarray(right, np.float64) > 0.5
+    good, bad = int(r.sum()), int((~r).sum())
+    if not good or not bad:
+        return None
+    return float((rankdata(score)[r].sum() - good * (good + 1) / 2) / (good * bad))
+
+
+def risk_bound(wrong: int, n: int, error: float) -> float:
+    """Upper bound (Clopper & Pearson) of a share of wrong answers, missed with a probability of at most ``error``."""
+    return 1.0 if wrong >= n else float(beta.ppf(1 - error, wrong + 1, n - wrong))
+
+
+def trusted_from(confidence: ArrayLike, right: ArrayLike, risk: float, error: float = 1 - LEVEL) -> float | None:
+    """The confidence from which on at most a share ``risk`` of answers is wrong, for new answers like these.
+
+    True with a probability of at least 1 − ``error``; None when no threshold promises it. The bound of every threshold
+    tried is widened for their number: Geifman & El-Yaniv 2017, algorithm 2.
+    """
+    order = np.argsort(confidence, kind="stable")
+    c, r = np.asarray(confidence, np.float64)[order], np.asarray(right, np.float64)[order] > 0.5
+    rounds = max(1, int(np.ceil(np.log2(max(len(c), 2)))) + 1)
+    low, high, found = 0, len(c), None
+    for _ in range(rounds):
+        if low >= high:
+            break
+        middle = (low + high) // 2
+        first = int(np.searchsorted(c, c[middle]))  # equal confidences are answered together
+        if risk_bound(int((~r[first:]).sum()), len(c) - first, error / rounds) <= risk:
+            found, high = float(c[first]), first
+        else:
+            low = middle + 1
+    return found

@@ -13,14 +13,24 @@ from rich.text import Text
 from metier.artefacts import Model
 from metier.lm import load
 from metier.lm.chat import Sampling
-from metier.store import Store, Work, home
+from metier.store import Work, home
+
+INTERRUPTED = 130
 
 
 def loop(names: Sequence[str], max_tokens: int) -> None:
-    """Reads questions until an empty line or end of input; each model keeps its own conversation.
+    """Reads questions until an empty line, end of input, or Ctrl-C; each model keeps its own conversation.
 
     Raises MetierError when a model cannot be loaded.
     """
+    try:
+        _converse(names, max_tokens)
+    except KeyboardInterrupt:  # nothing goes on from here: a conversation is not kept
+        print("\nmetier: the conversation has ended", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _converse(names: Sequence[str], max_tokens: int) -> None:
     console = Console(highlight=False)
     chats = {name: load.open(_model(name)) for name in names}
     spoken: dict[str, list[dict[str, str]]] = {name: [] for name in names}
@@ -46,4 +56,4 @@ def loop(names: Sequence[str], max_tokens: int) -> None:
 
 
 def _model(name: str) -> Model:
-    return load.resolve(name, Work(Store(home()).root / "models"))
+    return load.resolve(name, Work(home() / "models"))

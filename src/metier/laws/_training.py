@@ -29,6 +29,9 @@ class Examined:
         self.examples: Examples = conversations(tokenizer, case.bench.records, 64, fields)
         self.method = case.bound()
         self.window = np.arange(8)
+        start = getattr(case.file, "start", None)
+        with torch.no_grad():  # now: laws move the weights afterwards
+            self.memory = (start(self.network, iter([self.batch(self.window)])),) if start else ()
 
     def batch(self, rows: np.ndarray) -> Batch:
         return collate(self.examples, rows, self.window, seed=0, epoch=0, progress=0.0, device=CPU)
@@ -38,12 +41,7 @@ class Examined:
         return value
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        start = getattr(self.case.file, "start", None)
-        if start is None:
-            return self.network, batch
-        with torch.no_grad():
-            memory = start(self.network, iter([self.batch(self.window)]))
-        return self.network, batch, memory
+        return self.network, batch, *self.memory
 
     def gradient(self, cuts: list[np.ndarray]) -> tuple[float, dict[str, Tensor]]:
         """The sum over the cuts and its gradient."""

@@ -17,11 +17,14 @@ from metier.artefacts import Measure, Model, Part, Records, Report, Row, Scores,
 from metier.calls import spread_class
 from metier.catalogue import Method
 from metier.disk import files_digest, text_digest
+from metier.evaluate import compare, generation
+from metier.infer.context import passages
 from metier.laws import toy
 from metier.lm import load
 from metier.lm.chat import Chat, Sampling
 from metier.options import Bound, Parameter
 from metier.store import Progress, Work, silent
+from metier.tasks import general
 from metier.train.setup import method as bound_method
 from metier.worlds import facts
 from metier.worlds.facts import World
@@ -90,11 +93,28 @@ class Bench:
         return task()
 
     @functools.cached_property
-    def report(self) -> Report:
-        from metier.evaluate import compare
+    def written(self) -> Task:
+        """Prompts that ask for a form; replies are graded."""
+        whole = general.make(choice=1, prose=1, arithmetic=0, grammar=0, forms=8)
+        forms = whole.records.where([m == "form" for m in whole.records.column("measure")])
+        return dataclasses.replace(whole, records=forms)
 
-        chats: dict[str, Chat] = {"base": load.open(self.model), "expert": load.open(self.other)}
-        return compare.measure(chats, [self.task], max_tokens=4, work=Work(self.folder / "report"))
+    @property
+    def chats(self) -> dict[str, Chat]:
+        return {"base": load.open(self.model), "expert": load.open(self.other)}
+
+    @functools.cached_property
+    def report(self) -> Report:
+        return compare.measure(self.chats, [self.task], max_tokens=4, work=Work(self.folder / "report"))
+
+    @functools.cached_property
+    def graded(self) -> Report:
+        return generation.measure(self.chats, [self.written], max_tokens=4, work=Work(self.folder / "graded"))
+
+    @property
+    def reader(self) -> Chat:
+        """A wrap around the model."""
+        return passages.wrap(load.open(self.model), self.records)
 
     @functools.cached_property
     def places(self) -> dict[str, str]:
@@ -144,7 +164,8 @@ class Case:
         given = self.example | changed
         filled: dict[str, Any] = {}
         for parameter in options.parameters(self.function):
-            if parameter.name in given:
+            word = isinstance(given.get(parameter.name), str)  # the same name may be a word in another verb of the file
+            if parameter.name in given and not (word and parameter.kind == "artefact"):
                 filled[parameter.name] = given[parameter.name]
             elif parameter.kind == "work":
                 filled[parameter.name] = work
@@ -170,7 +191,7 @@ class Case:
 
     def _found(self, parameter: Parameter, work: Work) -> Any:
         if parameter.name == "to":
-            return str(work.folder / "out")
+            return str(work.folder / "out.jsonl")
         if parameter.kind == "value" and parameter.name in self.bench.places:
             place = self.bench.places[parameter.name]
             return [place] if typing.get_origin(parameter.annotation.__origin__) is list else place
@@ -192,7 +213,7 @@ class Case:
         if kind == "Chat" and name == "writer":
             return bench.writer, bench.writer
         if kind == "Chat":
-            return load.open(bench.model), load.open(bench.other)
+            return bench.chats["base"], bench.chats["expert"]
         if kind == "Model":
             return bench.model, bench.other
         found = {"Records": bench.records, "Scores": bench.scores, "Task": bench.task, "Report": bench.report}[kind]

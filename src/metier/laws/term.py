@@ -15,6 +15,7 @@ def cutting_a_step_changes_nothing(case: Case) -> None:
 
 def it_pulls(case: Case) -> None:
     examined = _moved(case)
+    assert examined.value(examined.batch(examined.window)).requires_grad, "no weight feels it"
     value, gradient = examined.gradient([examined.window])
     assert torch.isfinite(torch.tensor(value)), value
     assert any(bool((g != 0).any()) for g in gradient.values()), "no weight feels it"

@@ -77,9 +77,8 @@ class TransformersChat:
     def reply(
         self, conversations: Sequence[Conversation], sampling: Sampling = GREEDY, advance: Advance | None = None
     ) -> list[Reply]:
-        network, tokenizer = self.loaded
-        prompts = [tokens.encode(tokenizer, tokens.render(tokenizer, c, reply=True)) for c in conversations]
-        return generate.generate(network, tokenizer, prompts, sampling, advance)
+        prompts = [tokens.prompt(self.loaded[1], c) for c in conversations]
+        return generate.generate(generate.speaker(*self.loaded), prompts, sampling, advance)
 
     def logprobs(
         self, prompts: Sequence[str], continuations: Sequence[str], *, window: int | None = None,

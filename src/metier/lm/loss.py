@@ -16,11 +16,13 @@ from peft import PeftModel, PromptLearningConfig
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import cross_entropy
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from metier.options import MetierError
 
 IGNORED = -100  # the label of a position that is not supervised, as everywhere in transformers
 BYTES_A_CHUNK = 32 << 20  # logits alive at once; larger is no faster on CPU, smaller starves the matrix product
+CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 EXOTIC = re.compile(r"logit\w*(scal|cap|mult|soft)|(lm_head|output)_mult")
 
 
@@ -85,7 +87,10 @@ def supervised(
 
     ``labels`` [batch, time] stand under their own token, −100 where nothing is supervised; the shift happens here.
     Padding on the right needs no attention mask: a causal model never looks there, and a plain causal kernel is faster.
+    A classifier is read the same way: the class stands under the place behind the text, where the next word would be.
     """
+    if is_classifier(model):
+        return _classes(model, input_ids, labels)
     given: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
     if position_ids is not None:
         given["position_ids"] = position_ids
@@ -93,7 +98,7 @@ def supervised(
     rows = here.nonzero()[:, 0]
     head = plain_head(model)
     if head is None:
-        logits = model(**given).logits[:, :-1][here]  # [n, vocab]
+        logits = own_logits(model(**given).logits, input_ids)[:, :-1][here]  # [n, vocab]
         return Supervised(labels[:, 1:][here], rows, logits=logits)
     hidden = decoder(model)(**given).last_hidden_state[:, :-1][here]  # [n, dim]
     return Supervised(labels[:, 1:][here], rows, hidden=hidden, head=head)
@@ -106,6 +111,8 @@ def plain_head(model: nn.Module) -> Tensor | None:
     """
     if isinstance(model, PeftModel) and isinstance(model.active_peft_config, PromptLearningConfig):
         return None
+    if is_classifier(model):
+        return None
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     head = inner.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None or head._forward_hooks or head._forward_pre_hooks:
@@ -114,6 +121,29 @@ def plain_head(model: nn.Module) -> Tensor | None:
     if any(EXOTIC.search(name) and value not in (None, 1, 1.0) for name, value in config.items()):
         return None
     return head.weight
+
+
+def own_logits(logits: Tensor, input_ids: Tensor) -> Tensor:
+    """Those of the text's own tokens: some adapters put virtual ones in front and give logits for them too."""
+    return logits[:, logits.shape[1] - input_ids.shape[1] :]
+
+
+def is_classifier(model: nn.Module) -> bool:
+    """Whether it gives one number a class for a whole text, instead of one a word for every place in it."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return type(inner).__name__ in CLASSIFIERS
+
+
+def _classes(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Supervised:
+    """The classes of a batch of texts, each row up to where its class stands; rows without one are left out."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    at = labels != IGNORED  # [batch, time], one in a row at most
+    mask = (at.flip(1).cumsum(1).flip(1) > 0) & ~at
+    mask[:, 0] = True
+    padded = input_ids.masked_fill(~mask, inner.config.get_text_config().pad_token_id or 0)
+    logits = model(input_ids=padded, attention_mask=mask.long()).logits  # [batch, classes]
+    rows = at.nonzero()[:, 0]
+    return Supervised(labels[at], rows, logits=logits[rows])
 
 
 def decoder(model: nn.Module) -> nn.Module:

@@ -54,16 +54,39 @@ def log_probabilities(
     when None), a text is read in windows that overlap by ``window − stride`` tokens; every token counts exactly once.
     ``advance`` hears of tokens scored. Raises MetierError for a window in which nothing can be predicted.
     """
-    limit = window or window_of(network)
+    return _sums(lambda rows: _run(network, rows), tokenizer, prompts, continuations, window or window_of(network),
+                 stride, lambda: _honours_trees(network), advance)  # fmt: skip
+
+
+def joint(
+    networks: Sequence[nn.Module], combine: Callable[[list[Tensor]], Tensor], tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str], continuations: Sequence[str], *, window: int | None = None, stride: int | None = None,
+    advance: Callable[[float], None] | None = None,
+) -> list[LogProb]:  # fmt: skip
+    """The same of several networks that speak with one voice: ``combine`` makes one table of logits of theirs.
+
+    Each is [n, vocab] in float32. The networks have one vocabulary and read the same tokens.
+    """
+    return _sums(lambda rows: _run_joint(networks, combine, rows), tokenizer, prompts, continuations,
+                 window or min(map(window_of, networks)), stride, lambda: all(map(_honours_trees, networks)),
+                 advance)  # fmt: skip
+
+
+def _sums(
+    run: Callable[[list[_Row]], list[float]], tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
+    continuations: Sequence[str], limit: int, stride: int | None, tree: Callable[[], bool],
+    advance: Callable[[float], None] | None,
+) -> list[LogProb]:  # fmt: skip
+    """``run`` gives the log-probability of everything its rows score, in order."""
     if limit < 2:
         raise MetierError(f"log-probabilities: 'window' must be at least 2 tokens, got {limit}")
     pairs = _split(tokenizer, prompts, continuations)
-    plain, trees = _rows(prompts, pairs, limit, stride, _honours_trees(network))
+    plain, trees = _rows(prompts, pairs, limit, stride, tree())
     sums, counts = [0.0] * len(pairs), [0] * len(pairs)
     for rows in (plain, trees):  # a tree needs a mask of its own, a plain row none
         for batch in tokens.batches([len(row.ids) for row in rows], BUDGET):
             scored = [s for i in batch for s in rows[i].scored]
-            for (_, _, item), value in zip(scored, _run(network, [rows[i] for i in batch]), strict=True):
+            for (_, _, item), value in zip(scored, run([rows[i] for i in batch]), strict=True):
                 sums[item] += value
                 counts[item] += 1
             if advance:
@@ -165,6 +188,53 @@ def _plain(item: int, ids: list[int], start: int, limit: int, stride: int | None
 
 @torch.no_grad()
 def _run(network: nn.Module, rows: list[_Row]) -> list[float]:
+    labels = _labels(network, rows)
+    if not len(labels):
+        return []
+    places = _read(network, rows)
+    if places.head is None:
+        return (-torch.nn.functional.cross_entropy(places.table.float(), labels, reduction="none")).tolist()
+    return (-loss.per_token(places.table, places.head, labels)).tolist()
+
+
+@torch.no_grad()
+def _run_joint(
+    networks: Sequence[nn.Module], combine: Callable[[list[Tensor]], Tensor], rows: list[_Row]
+) -> list[float]:
+    labels = _labels(networks[0], rows)
+    if not len(labels):
+        return []
+    places = [_read(network, rows) for network in networks]
+    found: list[float] = []
+    step = max(1, loss.BYTES_A_CHUNK // (4 * places[0].words))
+    for start in range(0, len(labels), step):
+        part = slice(start, start + step)
+        logits = combine([one.logits(part).to(labels.device) for one in places])  # [chunk, vocab]
+        found += (-torch.nn.functional.cross_entropy(logits, labels[part], reduction="none")).tolist()
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """What predicts the scored tokens: hidden states [n, dim] under a head [vocab, dim], or logits [n, vocab]."""
+
+    table: Tensor
+    head: Tensor | None
+
+    @property
+    def words(self) -> int:
+        return len(self.head) if self.head is not None else self.table.shape[-1]
+
+    def logits(self, part: slice) -> Tensor:
+        rows = self.table[part]
+        return (rows if self.head is None else rows @ self.head.to(rows.dtype).t()).float()
+
+
+def _labels(network: nn.Module, rows: list[_Row]) -> Tensor:
+    return torch.tensor([s[1] for row in rows for s in row.scored], device=next(network.parameters()).device)  # [n]
+
+
+def _read(network: nn.Module, rows: list[_Row]) -> _Places:
     device = next(network.parameters()).device
     width = max(len(r.ids) for r in rows)
     ids = torch.zeros((len(rows), width), dtype=torch.long)
@@ -177,15 +247,11 @@ def _run(network: nn.Module, rows: list[_Row]) -> list[float]:
         given["attention_mask"] = torch.where(mask, 0.0, low).to(next(network.parameters()).dtype).to(device)
         given["position_ids"] = positions.to(device)
     at = torch.tensor([(i, s[0]) for i, row in enumerate(rows) for s in row.scored], device=device)  # [n, 2]
-    labels = torch.tensor([s[1] for row in rows for s in row.scored], device=device)  # [n]
-    if not len(labels):
-        return []
     head = loss.plain_head(network)
     if head is None:
-        logits = network(**given).logits[at[:, 0], at[:, 1]]  # [n, vocab]
-        return (-torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")).tolist()
-    hidden = loss.decoder(network)(**given).last_hidden_state[at[:, 0], at[:, 1]]  # [n, dim]
-    return (-loss.per_token(hidden, head, labels)).tolist()
+        logits = loss.own_logits(network(**given).logits, ids)
+        return _Places(logits[at[:, 0], at[:, 1]], None)
+    return _Places(loss.decoder(network)(**given).last_hidden_state[at[:, 0], at[:, 1]], head)
 
 
 def _tree_inputs(rows: list[_Row], width: int) -> tuple[Tensor, Tensor]:

@@ -1,54 +1,69 @@
 """One place for chat templates, label masks and token budgets.
 
-What is trained on is what is served: the tokens before a supervised reply are exactly the tokens of the prompt that
-``render(…, reply=True)`` gives the model when it has to answer.
+What is trained on is what is served: the tokens before a supervised reply are exactly those of ``prompt``, which the
+model is given when it has to answer. Both are cut where a reply begins, so that no token straddles that border, and
+words of a message that look like a special token of the model are text to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from metier import shapes
 from metier.artefacts import Row
 from metier.lm.loss import IGNORED
 from metier.options import MetierError
 
 Conversation = list[dict[str, str]]
+ROLES = ("system", "user", "assistant", "tool")
 DOCUMENT_END = "<|endoftext|>"
 # For models without a chat template. Headings on lines of their own: no token can straddle the border of a turn.
 PLAIN = (
-    "{% for message in messages %}"
+    "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
     "{% elif message['role'] == 'user' %}{{ 'User:\n' + message['content'] + '\n\n' }}"
     "{% else %}{{ 'Assistant:\n' + message['content'] + eos_token + '\n\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
+# Some templates write the date of today; a prompt must not change overnight. Llama 3 names this day without a clock.
+DAY = (
+    "{%- macro strftime_now(layout) -%}{{ layout.replace('%d', '26').replace('%b', 'Jul').replace('%B', 'July')"
+    ".replace('%m', '07').replace('%Y', '2024').replace('%y', '24') }}{%- endmacro -%}"
+)
+CUT = "\ufdd0"  # no character of any text; stands where no token may run across
+CONTEXT = 64  # characters before a cut that decide how the text behind it is tokenised: a special token and a word
 
 
 def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, *, reply: bool) -> str:
-    """The text of a conversation in the model's chat template (``PLAIN`` where it has none).
+    """The text of a conversation in the model's chat template (``PLAIN`` where it has none), for reading.
 
     ``reply``: the prompt of the next reply, or, when the last turn is the assistant's, of its continuation;
     otherwise the finished conversation. Raises MetierError when the template refuses the conversation.
     """
     if reply and conversation and conversation[-1]["role"] == "assistant":
-        return render(tokenizer, conversation[:-1], reply=True) + conversation[-1]["content"]
-    template = tokenizer.chat_template or PLAIN
-    extra = {} if tokenizer.eos_token else {"eos_token": ""}
-    try:
-        text = tokenizer.apply_chat_template(
-            conversation, chat_template=template, tokenize=False, add_generation_prompt=reply, **extra
-        )
-    except Exception as error:  # jinja's own errors and what a template raises share no class
-        raise MetierError(f"the chat template refuses the conversation: {error}") from error
-    return cast(str, text)
+        return _text(tokenizer, conversation[:-1], True) + conversation[-1]["content"]
+    return _text(tokenizer, conversation, reply)
+
+
+def prompt(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:
+    """The token ids a model is given to reply, or, when the last turn is the assistant's, to go on with it."""
+    guarded = _guarded(tokenizer, conversation)
+    going_on = [guarded.pop()["content"]] if guarded and guarded[-1]["role"] == "assistant" else []
+    text = _text(tokenizer, guarded, True)
+    cuts = [at for at, _ in _borders(tokenizer, guarded, text) if at is not None]
+    return list(itertools.chain(*_ids(tokenizer, [*_pieces(text, cuts), *going_on])))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a text, without the special tokens a tokenizer puts around it; those written in it are kept."""
-    return cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _encoded(tokenizer, [text])[0]
 
 
 def first_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -73,37 +88,44 @@ def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that end a reply: eos, the separator, and the special token a template puts after a reply."""
-    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ends = {tokenizer.eos_token_id, separator(tokenizer)}
-    after = render(tokenizer, turn, reply=False)[len(render(tokenizer, turn, reply=True)) :]
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    ends |= {i for i in encode(tokenizer, after)[:1] if i in special}
-    return sorted(i for i in ends if i is not None)
+    return sorted(_signs_of(tokenizer).ends)
 
 
 def supervised(tokenizer: PreTrainedTokenizerBase, record: Row) -> tuple[list[int], list[int]]:
     """Token ids of a record and their labels (same length; −100 where nothing is to be learnt).
 
-    ``text``: every token, and the end of text. ``messages``: the assistant's turns with the token that ends them.
+    ``text``: every token, and the end of text. ``messages``: the assistant's turns with the token that ends them, but
+    for those with a ``weight`` of 0.
     ``prompt`` (text, or messages) and ``completion``: the completion and its end.
-    Raises MetierError for roles that do not alternate and for a record of none of these shapes.
+    Raises MetierError for a record of none of these shapes, for roles that do not alternate, and for a template that
+    refuses the conversation, changes a turn when more follow, or ends a reply with no token of its own.
     A record without a reply comes back with no label at all.
     """
+    name = f"record {record.get('id')!r}"
     if record.get("messages"):
-        return _turns(tokenizer, record["messages"], str(record.get("id")))
+        return _turns(tokenizer, record["messages"], name)
     if record.get("completion") is not None:
         if not isinstance(record.get("prompt"), str):
+            before = record.get("prompt") or []
             turn = {"role": "assistant", "content": record["completion"]}
-            return _turns(tokenizer, [*(record.get("prompt") or []), turn], str(record.get("id")))
-        prompt = first_ids(tokenizer) + encode(tokenizer, record["prompt"])
+            return _turns(tokenizer, [*before, turn] if isinstance(before, list) else before, name)
+        asked = first_ids(tokenizer) + encode(tokenizer, record["prompt"])
         ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        reply = encode(tokenizer, record["completion"]) + ends
-        return prompt + reply, [IGNORED] * len(prompt) + reply
+        reply = _ids(tokenizer, [record["prompt"], _words(record["completion"], f"{name}: its completion")])[1] + ends
+        return asked + reply, [IGNORED] * len(asked) + reply
     if record.get("text") is not None:
         end = separator(tokenizer)
-        ids = first_ids(tokenizer) + encode(tokenizer, record["text"]) + ([] if end is None else [end])
+        ids = encode(tokenizer, _words(record["text"], f"{name}: its text"))
+        ids = first_ids(tokenizer) + ids + ([] if end is None else [end])
         return ids, list(ids)
-    raise MetierError(f"record {record.get('id')!r}: has no text, messages or prompt with completion to learn from")
+    raise MetierError(f"{name}: has no text, messages or prompt with completion to learn from")
+
+
+def unlearnable(labels: Sequence[int], length: int) -> str | None:
+    """Why a record cut to ``length`` tokens teaches nothing, or None. Nothing could predict its first token."""
+    if any(label != IGNORED for label in labels[1:length]):
+        return None
+    return f"no reply within {length} tokens" if any(b != IGNORED for b in labels[length:]) else "nothing to learn from"
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -121,34 +143,154 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tuple[list[int], list[int]]:
-    messages = [{"role": m["role"], "content": m["content"]} for m in messages]
-    wanted = "user"
-    for number, message in enumerate(messages):
-        if number == 0 and message["role"] == "system":
-            continue
-        if message["role"] != wanted:
-            raise MetierError(
-                f"record {name!r}: message {number + 1} is from '{message['role']}' and should be from '{wanted}'"
-            )
-        wanted = "assistant" if wanted == "user" else "user"
-    ids: list[int] = []
-    labels: list[int] = []
-    whole = render(tokenizer, messages, reply=False)
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    signs, given = _signs_of(tokenizer), _alternating(messages, name)
+    muted = [m.get("weight") == 0 for m in messages if m["role"] == "assistant"]
+    messages = _guarded(tokenizer, given)
+    try:
+        whole = _text(tokenizer, messages, False)
+        cuts = []
+        for at, number in _borders(tokenizer, messages, whole):
+            if at is None:
+                raise MetierError(f"the chat template rewrites what stands before message {number}")
+            last = _text(tokenizer, messages[:number], False) if number < len(messages) else whole
+            end = signs.end.search(last, at)
+            if end is None:
+                raise MetierError("the chat template ends a reply with no token that could tell a model to stop")
+            if not whole.startswith(last[: end.end()]):
+                raise MetierError(f"the chat template rewrites message {number} when more follow it")
+            cuts.append(at)
+    except MetierError as error:
+        raise MetierError(f"{name}: {error}") from None
+    first, *replies = _ids(tokenizer, _pieces(whole, cuts))
+    ids, labels = first, [IGNORED] * len(first)
+    for piece, silent in zip(replies, muted, strict=True):
+        learnt = 0 if silent else next(k for k, token in enumerate(piece, start=1) if token in signs.ends)
+        ids += piece
+        labels += piece[:learnt] + [IGNORED] * (len(piece) - learnt)
+    return ids, labels
+
+
+def _alternating(messages: Any, name: str) -> Conversation:
+    if not isinstance(messages, list) or not all(isinstance(m, dict) and m.get("role") in ROLES for m in messages):
+        raise MetierError(f"{name}: messages must be a list of {{role, content}}, with the roles {', '.join(ROLES)}")
+    for number, message in enumerate(messages, start=1):
+        _words(message.get("content"), f"{name}: the content of message {number}")
+    try:
+        shapes.alternate(messages)
+    except shapes.Misfit as error:
+        raise MetierError(f"{name}: {error}") from None
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
+
+
+def _words(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise MetierError(f"{what} must be text, got {value!r}")
+    return value
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, reply: bool) -> str:
+    template, known = tokenizer.chat_template or PLAIN, tokenizer.special_tokens_map
+    missing = {name: "" for name in ("bos_token", "eos_token", "unk_token", "pad_token") if name not in known}
+    if not tokenizer.chat_template and not first_ids(tokenizer):
+        missing["bos_token"] = ""
+    if isinstance(template, str) and "strftime_now" in template:
+        template = DAY + template
+    try:
+        text = tokenizer.apply_chat_template(
+            conversation, chat_template=template if isinstance(template, str) else None, tokenize=False,
+            add_generation_prompt=reply, **missing,
+        )  # fmt: skip
+    except Exception as error:  # jinja's own errors and what a template raises share no class
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MetierError(f"the chat template refuses the conversation: {reason}") from error
+    return cast(str, text)
+
+
+def _borders(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, text: str
+) -> Iterator[tuple[int | None, int]]:
+    """(where it begins in the text, number of its message) for each reply; None where its prompt reads otherwise."""
     done = 0
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt, turn = (render(tokenizer, messages[: i + 1 - r], reply=bool(r)) for r in (1, 0))
-        if not (whole.startswith(prompt) and len(prompt) >= done):
-            raise MetierError(f"record {name!r}: the chat template rewrites what stands before message {i + 1}")
-        # Prompt and reply are tokenised apart, as they are when the model answers.
-        before = encode(tokenizer, whole[done : len(prompt)])
-        reply = encode(tokenizer, whole[len(prompt) : len(turn)])
-        ends = [k for k, token in enumerate(reply) if token in special]
-        learnt = ends[-1] + 1 if ends else len(reply)  # the line break behind the end of turn is the template's
-        ids += before + reply
-        labels += [IGNORED] * len(before) + reply[:learnt] + [IGNORED] * (len(reply) - learnt)
-        done = len(turn)
-    rest = encode(tokenizer, whole[done:])
-    return ids + rest, labels + [IGNORED] * len(rest)
+    for i, message in enumerate(conversation):
+        if message["role"] == "assistant":
+            before = _text(tokenizer, conversation[:i], True)
+            found = text.startswith(before) and len(before) >= done
+            done = len(before) if found else done
+            yield (len(before) if found else None), i + 1
+
+
+def _pieces(text: str, cuts: Sequence[int]) -> list[str]:
+    return [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Signs:
+    """The tokens that end a reply, what finds them in a text, and what finds every special token."""
+
+    ends: frozenset[int]
+    end: re.Pattern[str]
+    special: re.Pattern[str]
+
+
+def _signs_of(tokenizer: PreTrainedTokenizerBase) -> _Signs:
+    return _signs(tokenizer, str(tokenizer.chat_template), len(tokenizer), tokenizer.eos_token_id)
+
+
+@functools.lru_cache(maxsize=16)
+def _signs(tokenizer: PreTrainedTokenizerBase, template: str, size: int, eos: int | None) -> _Signs:
+    """Of a tokenizer as it is now: the other arguments are what somebody may have changed in it since."""
+    turn = [{"role": "user", "content": "7613"}, {"role": "assistant", "content": "8492"}]
+    after = encode(tokenizer, _text(tokenizer, turn, False).rpartition("8492")[2])
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    marked = (i for i in after if i in special or i in added)
+    ends = {i for i in (eos, separator(tokenizer), next(marked, None)) if i is not None}
+    return _Signs(frozenset(ends), _any_of(tokenizer, ends), _any_of(tokenizer, special | ends))
+
+
+def _any_of(tokenizer: PreTrainedTokenizerBase, ids: set[int]) -> re.Pattern[str]:
+    words = sorted((tokenizer.convert_ids_to_tokens(i) for i in ids), key=lambda word: (-len(word), word))
+    return re.compile("|".join(map(re.escape, words)) or "(?!)")  # which matches nothing
+
+
+def _guarded(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Conversation:
+    """The conversation with a cut in every word that would otherwise become a special token of the model."""
+    special = _signs_of(tokenizer).special
+    return [
+        m | {"content": special.sub(lambda found: CUT.join(found[0]), m["content"].replace(CUT, ""))}
+        for m in conversation
+    ]
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str]) -> list[list[int]]:
+    """Token ids of each piece of a text; no token runs across a border or a cut.
+
+    A piece is tokenised as it is behind what precedes it: a sentencepiece model puts a space before a text of its own.
+    """
+    parts = [(number, part) for number, piece in enumerate(pieces) for part in piece.split(CUT) if part]
+    text = "".join(part for _, part in parts)
+    starts = list(itertools.accumulate((len(part) for _, part in parts), initial=0))
+    contexts = [text[max(0, start - CONTEXT) : start] for start in starts[:-1]]
+    joint = _encoded(tokenizer, [context + part for context, (_, part) in zip(contexts, parts, strict=True)])
+    ahead = _encoded(tokenizer, contexts)
+    found: list[list[int]] = [[] for _ in pieces]
+    for (number, part), before, ids in zip(parts, ahead, joint, strict=True):
+        found[number] += ids[len(before) :] if ids[: len(before)] == before else _alone(tokenizer, part)
+    return found
+
+
+def _alone(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text whose first characters would join those before it, without the space put before a text."""
+    line, behind, alone = _encoded(tokenizer, ["\n", "\n" + text, text])
+    return behind[len(line) :] if behind[: len(line)] == line else alone
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    try:
+        found = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+    except (TypeError, UnicodeEncodeError):  # half of a surrogate pair is no character
+        bad = next(t for t in texts if any("\ud800" <= c <= "\udfff" for c in t))
+        raise MetierError(f"text with half a character in it cannot be tokenised: {bad[:40]!r}") from None
+    return cast(list[list[int]], found["input_ids"])

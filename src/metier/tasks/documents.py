@@ -29,6 +29,7 @@ import pyarrow as pa
 from metier.artefacts import Measure, Records, Row, Task
 from metier.options import Count, MetierError, Natural, Seed
 from metier.tasks import _cloze, _questions
+from metier.text.match import token_f1 as token_f1
 
 NEEDS = {"chats": {"bits_per_byte": "logits", "cloze": "logits", "questions": "text"}}
 LEAST_GAPS = 8
@@ -74,13 +75,6 @@ def make(data: Records, *, cloze: Natural = 64, questions: Natural = 12, bytes: 
 def grade(records: list[Row], replies: list[Any]) -> list[dict[str, float]]:
     """How many words a reply shares with the sentence it is asked for (F1, 0 to 1)."""
     return [{"questions": token_f1(reply.text, row["reference"])} for row, reply in zip(records, replies, strict=True)]
-
-
-def token_f1(reply: str, reference: str) -> float:
-    """Harmonic mean of the shares of words in common, case and punctuation aside; 0 when either says nothing."""
-    said, wanted = (Counter(re.findall(r"\w+", text.lower())) for text in (reply, reference))
-    common = (said & wanted).total()
-    return 2 * common / (said.total() + wanted.total()) if common else 0.0
 
 
 def heading_lines(chunk: Row) -> str:

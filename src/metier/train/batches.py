@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from metier.artefacts import Records, Row
-from metier.lm import tokens
+from metier.lm import heads, tokens
 from metier.lm.loss import IGNORED
 from metier.options import MetierError
+
+FORMS = ("messages", "prompt", "text")  # what a classifier reads of a record, the first there is
 
 
 @dataclasses.dataclass
@@ -144,15 +146,45 @@ def conversations(
     rows, ids, labels, dropped = [], [], [], Counter[str]()
     for record in data:
         row_ids, row_labels = tokens.supervised(tokenizer, record)
-        if all(label == IGNORED for label in row_labels[1:length]):
-            long = len(row_ids) > length and any(label != IGNORED for label in row_labels[length:])
-            dropped[f"no reply within {length} tokens" if long else "nothing to learn from"] += 1
+        if reason := tokens.unlearnable(row_labels, length):
+            dropped[reason] += 1
             continue
         rows.append(record)
         label = np.asarray(row_labels[:length], np.int32)
         last = int(np.flatnonzero(label != IGNORED)[-1]) + 1  # what stands behind it is never asked for
         ids.append(np.asarray(row_ids[:last], np.int32))
         labels.append(label[:last])
+    return _examples(data, rows, ids, labels, fields, dropped)
+
+
+def labelled(
+    tokenizer: PreTrainedTokenizerBase, data: Records, length: int, fields: Mapping[str, str], *, labels: Sequence[str]
+) -> Examples:
+    """Texts, prompts or conversations: one row a record, the class of its ``label`` where the next word would be.
+
+    Without label or text it is dropped with a reason. Raises MetierError for a label that is not among ``labels``.
+    """
+    classes = {label: number for number, label in enumerate(labels)}
+    rows, ids, targets, dropped = [], [], [], Counter[str]()
+    for record, label in zip(data, data.column("label"), strict=True):
+        given = next((record[form] for form in FORMS if record.get(form)), None)
+        row = heads.encode(tokenizer, given, length - 1) if given and label is not None else []
+        if not row:
+            dropped["no label" if label is None else "no text"] += 1
+            continue
+        if str(label) not in classes:
+            raise MetierError(f"train: record {record['id']!r} has the label '{label}', none of {', '.join(classes)}")
+        rows.append(record)
+        ids.append(np.asarray([*row, 0], np.int32))
+        targets.append(np.asarray([*[IGNORED] * len(row), classes[str(label)]], np.int32))
+    return _examples(data, rows, ids, targets, fields, dropped)
+
+
+def _examples(
+    data: Records, rows: list[Row], ids: list[np.ndarray], labels: list[np.ndarray], fields: Mapping[str, str],
+    dropped: Counter[str],
+) -> Examples:  # fmt: skip
+    """The rows that are left, with the columns that methods ask for."""
     if not rows:
         reasons = ", ".join(f"{n} × {reason}" for reason, n in dropped.items())
         raise MetierError(f"train: no record to train on ({reasons or 'there are none'})")

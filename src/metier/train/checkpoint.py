@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from metier.disk import write_json
+from metier.disk import write_json, writing
 from metier.store import replacing
 
 KEPT = 2
@@ -36,7 +36,9 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int | None = None) -> None:
     """Writes the checkpoint, then drops all but the newest two and the one of step ``keep`` (the best so far)."""
     with replacing(_place(folder, checkpoint.state["step"])) as temporary:
         for name, tensors in checkpoint.groups.items():
-            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary / f"{name}.safetensors")
+            file = temporary / f"{name}.safetensors"
+            with writing(file):
+                save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, file)
         write_json(temporary / "state.json", checkpoint.state)
         write_json(temporary / "manifest.json", {p.name: _hash(p) for p in sorted(temporary.iterdir())})
     newest = sorted(folder.glob("step-*"), reverse=True)
@@ -60,6 +62,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             problem = _problem(_place(folder, best)) if best is not None else None
             if problem is None:
                 return found, skipped
+            problem = f"the best so far, {_place(folder, best).name}, cannot be used: {problem}"
         skipped.append(f"checkpoint {path.name} is skipped: {problem}")
         shutil.rmtree(path, ignore_errors=True)  # its place is needed when training comes by again
     return None, skipped

@@ -1,7 +1,7 @@
 """The supervised loop: look at dev, step, save; go on from a checkpoint; return the best weights.
 
 Per step (`train/run.py`): rate ← schedule; per micro-batch before_batch → objective + terms + penalty → backward; then
-edit → clip → optimizer → after_step → the objective's memory. Objectives return sum / number-in-the-step, so how a step
+edit → clip → optimizer → after_step → memories. Objectives return sum / number-in-the-step, so how a step
 is cut into micro-batches, and over how many processes, changes nothing.
 """
 
@@ -15,25 +15,28 @@ from contextlib import contextmanager
 import torch
 
 from metier.artefacts import Model, Records
+from metier.lm import load
 from metier.train import checkpoint
 from metier.train.batches import Read
 from metier.train.run import Run
-from metier.train.setup import SLOTS, Setup
+from metier.train.setup import SLOTS, Opened, Setup
 
 LOOKS = 5  # at the dev records, unless told otherwise
 
 
 def fit(
-    model: Model, data: Records, setup: Setup, read: Read, owner: str, slots: Sequence[str] = tuple(SLOTS)
+    model: Model, data: Records, setup: Setup, read: Read, owner: str, slots: Sequence[str] = tuple(SLOTS),
+    opened: Opened = load.network,
 ) -> Model:  # fmt: skip
     """Trains and returns the Model that ``parameters`` finishes in ``work.folder/model``; its notes tell the history.
 
+    ``opened`` makes the network that is trained; by default it is the Model's own.
     Goes on from the newest complete checkpoint in ``work.folder/checkpoints``, with the same end. With ``dev`` the
     weights with the best dev loss are returned, the start itself included. The caller's random state is left alone.
     Raises MetierError when slots do not go together, there is nothing to train on, or the loss diverges.
     """
     with own_randomness():
-        run = Run(model, data, setup, read, owner, slots)
+        run = Run(model, data, setup, read, owner, slots, opened)
         run.resume()
         _train(run)
         if run.state.best_step is not None and run.state.best_step != run.state.step:

@@ -14,19 +14,21 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
 from metier.artefacts import Model, Records
 from metier.lm import load
 from metier.lm import loss as lm_loss
 from metier.options import MetierError
 from metier.train import checkpoint
+from metier.train.added import StepLoss, remembering
 from metier.train.batches import Batch, Examples, Read, Window, collate, micro_batches, plan, spread
 from metier.train.checkpoint import Checkpoint
 from metier.train.setup import (
     SLOTS,
     Clock,
     Network,
+    Opened,
     Setup,
     derive,
     fuses,
@@ -48,14 +50,15 @@ class Run:
     """One training under way: network, data, plan of steps, optimizer, memory and State."""
 
     def __init__(
-        self, model: Model, data: Records, setup: Setup, read: Read, owner: str, slots: Sequence[str] = tuple(SLOTS)
+        self, model: Model, data: Records, setup: Setup, read: Read, owner: str, slots: Sequence[str] = tuple(SLOTS),
+        opened: Opened = load.network,
     ) -> None:  # fmt: skip
         self.setup, self.owner = setup, owner
         self.folder = setup.work.folder / "checkpoints"
         self.accelerator = Accelerator()
         refuse(setup, owner, slots, self.accelerator.num_processes)
         torch.manual_seed(derive(setup.seed, "prepare"))
-        module, tokenizer = load.network(model)
+        module, tokenizer = opened(model)
         network = Network(module, tokenizer, model)
         inputs = (network, data) if takes(setup.parameters, "data") else (network,)
         self.trainable = setup.parameters(*inputs)
@@ -69,7 +72,7 @@ class Run:
             epochs=setup.epochs, steps=setup.steps, total_tokens=setup.tokens,
         )  # fmt: skip
         self._check_accumulation()
-        self.module = self.accelerator.prepare(_Loss(self.network, setup, self.trainable.penalty))
+        self.module = self.accelerator.prepare(StepLoss(self.network, setup, self.trainable.penalty))
         # Only now: prepare may have moved the parameters to a device.
         self.optimizer = setup.optimizer(self.trainable.groups)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -79,14 +82,14 @@ class Run:
         self.begin()
 
     def begin(self) -> None:
-        """Counters, optimizer state and the objective's memory as at step 0; weights are left as they are."""
+        """Counters, optimizer state and the memory of objective and terms as at step 0; weights stay as they are."""
         self.state = State()
         self.optimizer.state.clear()
-        objective = module_of(self.setup.objective)
-        self.memory: dict[str, Tensor] | None = None
-        if hasattr(objective, "start"):
-            wanted = {k: v for k, v in options_of(self.setup.objective).items() if takes(objective.start, k)}
-            self.memory = objective.start(self.network, self._stream(), **wanted)
+        self.memory: dict[str, dict[str, Tensor]] = {}
+        for place, slot in remembering(self.setup).items():
+            start = module_of(slot).start
+            wanted = {k: v for k, v in options_of(slot).items() if takes(start, k)}
+            self.memory[place] = start(self.network, self._stream(), **wanted)
 
     def step(self) -> dict[str, Any]:
         """One optimizer step; returns its log row. Raises MetierError when the loss diverges."""
@@ -121,8 +124,10 @@ class Run:
         optimizer.step()
         if trainable.after_step:
             trainable.after_step(clock)
-        if self.memory is not None:
-            self.memory = module_of(setup.objective).remember(self.memory, self._in_order(seen, window))
+        changing = self._changing()
+        noted = self._in_order(seen, window) if changing else {}
+        for place, remember in changing.items():
+            self.memory[place] = remember(self.memory[place], noted)
         seconds = time.monotonic() - begun
         state.step, state.tokens, state.seconds = state.step + 1, state.tokens + window.tokens, state.seconds + seconds
         state.last_loss = loss_value
@@ -164,7 +169,8 @@ class Run:
         if not self.accelerator.is_main_process:
             return
         tensors, plain = checkpoint.flat(self.optimizer)
-        groups = {"weights": dict(self.weights), "optimizer": tensors, "memory": self.memory or {},
+        memory = {f"{place}.{name}": t for place in self._changing() for name, t in self.memory[place].items()}
+        groups = {"weights": dict(self.weights), "optimizer": tensors, "memory": memory,
                   "method": self.trainable.state() if self.trainable.state else {}}  # fmt: skip
         facts = dataclasses.asdict(self.state) | {"optimizer": plain}
         checkpoint.save(self.folder, Checkpoint(groups, facts), self.state.best_step)
@@ -175,8 +181,9 @@ class Run:
             for name, tensor in found.groups["weights"].items():
                 self.weights[name].copy_(tensor)
         checkpoint.restore(self.optimizer, found.groups["optimizer"], found.state["optimizer"])
-        if self.memory is not None:
-            self.memory = {k: t.to(self.accelerator.device) for k, t in found.groups["memory"].items()}
+        for key, tensor in found.groups["memory"].items():
+            place, _, name = key.partition(".")
+            self.memory[place][name] = tensor.to(self.accelerator.device)
         if self.trainable.load:
             self.trainable.load(found.groups["method"])
 
@@ -187,10 +194,11 @@ class Run:
             self.take(found)
             self.state = State(**{f.name: found.state[f.name] for f in dataclasses.fields(State)})
         if self.accelerator.is_main_process:
-            rewind(self.setup.work, self.state)
-        self.log(kept=len(self.examples), dropped=self.examples.dropped, steps=len(self.plan))
-        for sentence in skipped:
-            self.log(note=sentence)
+            rewind(self.setup.work, self.state, found is None)
+        if found is None:
+            self.log(kept=len(self.examples), dropped=self.examples.dropped, steps=len(self.plan))
+        for sentence in skipped if self.accelerator.is_main_process else ():
+            self.setup.work.note(sentence)
 
     def finish(self) -> Model:
         setup, state = self.setup, self.state
@@ -211,6 +219,11 @@ class Run:
         if self.dev is not None:
             history["dev"] = {"first": state.first_dev, "best": state.best_dev, "best_step": state.best_step}
         return dataclasses.replace(made, notes=made.notes | history)
+
+    def _changing(self) -> dict[str, Callable[..., dict[str, Tensor]]]:
+        """The memories that change, with what changes them; the others are made anew from the Model on resume."""
+        slots = remembering(self.setup)
+        return {p: module_of(s).remember for p, s in slots.items() if hasattr(module_of(s), "remember")}
 
     def _backward(self, loss: Tensor) -> None:
         if fuses(self.setup):
@@ -279,18 +292,3 @@ class Run:
             if needs_of(slot).get("edit") == "none" and self.trainable.edit:
                 editor = name_of(self.setup.parameters)
                 raise MetierError(f"{name_of(slot)}: leaves no gradient that {editor} could edit")
-
-
-class _Loss(nn.Module):
-    """Objective, terms and penalty as one module, so that a distributed wrapper sees all that is computed."""
-
-    def __init__(self, network: nn.Module, setup: Setup, penalty: Callable[[Batch], Tensor] | None) -> None:
-        super().__init__()
-        self.network, self.setup, self.penalty = network, setup, penalty
-
-    def forward(self, batch: Batch, memory: dict[str, Tensor] | None) -> Tensor:
-        inputs = (self.network, batch) if memory is None else (self.network, batch, memory)
-        total: Tensor = self.setup.objective(*inputs)
-        for term in self.setup.terms:
-            total = total + term(self.network, batch)
-        return total if self.penalty is None else total + self.penalty(batch)

@@ -7,6 +7,8 @@ import functools
 import hashlib
 import importlib
 import inspect
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from metier.artefacts import Model, Part, Records
+from metier.artefacts import KINDS, Artefact, Model, Part, Records
+from metier.disk import write_json
 from metier.options import (
     Bound,
     Count,
@@ -34,10 +37,11 @@ from metier.options import (
     checked,
     fields,
 )
-from metier.store import Work
+from metier.store import Work, sync
 from metier.train.batches import Batch
 
 Length = Annotated[int, Field(ge=2)]
+Opened = Callable[[Model], tuple[nn.Module, PreTrainedTokenizerBase]]
 SLOTS = {"parameters": "prepare", "objective": "loss", "terms": "term", "optimizer": "optimizer", "schedule": "rate"}
 
 
@@ -110,6 +114,25 @@ class Setup:
             raise MetierError("train: give 'batch' or 'step_tokens', not both")
         if self.patience is not None and self.dev is None:
             raise MetierError("train: 'patience' needs 'dev', the records whose loss is watched")
+
+    def once(self, name: str, make: Callable[[Setup], Artefact]) -> Any:
+        """What ``make`` gives, made once: after a kill the same call finds it again.
+
+        ``make`` receives this Setup with a folder of its own among the checkpoints. All of it goes with them when the
+        step is finished, so the step's result must not build on files that lie there.
+        """
+        folder = self.work.folder / "checkpoints" / name
+        mark = folder / "made.json"
+        if not mark.exists():
+            own = Work(folder, self.work.progress, self.work.above, self.work.begun)
+            made = make(dataclasses.replace(self, work=own))
+            made.save(folder)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            sync(folder)
+            write_json(mark.with_suffix(".tmp"), {"kind": type(made).__name__})
+            mark.with_suffix(".tmp").rename(mark)
+        kind = json.loads(mark.read_text(encoding="utf-8"))["kind"]
+        return KINDS[kind].load(folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +235,11 @@ def derive(seed: int, *parts: object) -> int:
 
 def methods_of(setup: Setup, slots: Sequence[str] = tuple(SLOTS)) -> list[Callable[..., Any]]:
     return [m for slot in slots for m in (setup.terms if slot == "terms" else [getattr(setup, slot)])]
+
+
+def trained(network: nn.Module) -> dict[str, Tensor]:
+    """Copies of the weights that move, as they are now: what a term keeps of the start."""
+    return {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
 
 
 def needs_of(slot: Callable[..., Any]) -> dict[str, Any]:

@@ -31,13 +31,15 @@ class State:
     looks_without_gain: int = 0
 
 
-def rewind(work: Work, state: State) -> None:
-    """Drops the log rows a killed run wrote after its last checkpoint; they are about to be written again."""
+def rewind(work: Work, state: State, begins: bool) -> None:
+    """Drops the log rows a killed run wrote after its last checkpoint, or all when it begins; they come again."""
 
     def stays(row: dict[str, Any]) -> bool:
+        if "stage" in row:  # of a training before this one
+            return True
         if "dev_loss" in row:
             return bool(row["step"] <= state.evaluated)
-        return bool(row["step"] <= state.step) if "loss" in row else "kept" not in row
+        return bool(row["step"] <= state.step) if "loss" in row else not (begins and "kept" in row)
 
     path = work.folder / "log.jsonl"
     if path.exists():

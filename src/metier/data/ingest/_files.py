@@ -14,7 +14,7 @@ from pathlib import Path
 from metier.options import MetierError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class File:
     """``name`` is relative to its source; ``chosen`` files were named or globbed, not met while walking a folder."""
 
@@ -36,18 +36,18 @@ def standard_input() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def find(source: list[str]) -> list[File]:
+def find(source: list[str], owner: str = "data.ingest.documents") -> list[File]:
     """The files of all sources by name; hidden ones and repeats are left out.
 
     With several sources a folder's files carry its name in front. Raises MetierError for a source that is not there.
     """
     if not source:
-        raise MetierError("data.ingest.documents: 'source' names no file or folder")
+        raise MetierError(f"{owner}: 'source' names no file or folder")
     found: list[File] = []
     for entry in source:
         files = sorted(_entry(entry, len(source) > 1), key=lambda f: f.name)
         if not files:
-            raise MetierError(f"data.ingest.documents: no file at {entry!r}")
+            raise MetierError(f"{owner}: no file at {entry!r}")
         found += files
     unique: dict[Path | None, File] = {}
     for file in found:

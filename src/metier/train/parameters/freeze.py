@@ -1,7 +1,8 @@
 """Some tensors move, chosen by name; the rest is frozen and stays bit for bit.
 
 For "only the last blocks", "only the norms", "all but the embeddings". Backward ends below the lowest tensor that
-moves, so training the upper half is faster and holds half the state.
+moves, so training the upper half is faster and holds half the state. The head of a classifier moves unless `keep` names
+it; with an empty `train` nothing else does.
 
 Options:
     train: patterns of tensor names that move, with `*` for anything: `model.layers.29.*`, `*norm*`.
@@ -19,6 +20,8 @@ from peft import PeftModel
 
 from metier.artefacts import Model
 from metier.disk import files_digest
+from metier.lm import heads
+from metier.lm.loss import is_classifier
 from metier.options import MetierError
 from metier.train.setup import Network, Trainable
 
@@ -34,6 +37,7 @@ def prepare(network: Network, *, train: list[str], keep: list[str] | None = None
         if not any(fnmatchcase(name, pattern) for name in named):
             some = ", ".join(list(named)[:3])
             raise MetierError(f"train.parameters.freeze: no tensor is called '{pattern}'; names look like {some}")
+    train = [*train, *(name for name in named if is_classifier(module) and heads.is_head(module, name))]
     for name, parameter in named.items():
         moves = any(fnmatchcase(name, p) for p in train) and not any(fnmatchcase(name, p) for p in keep or [])
         parameter.requires_grad_(moves)

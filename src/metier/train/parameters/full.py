@@ -19,6 +19,6 @@ def prepare(network: Network, *, embeddings: bool = True) -> Trainable:
     """An adapter the model carries is folded in first."""
     network = freeze.dense(network)
     module: Any = network.module
-    tables = {id(module.get_input_embeddings().weight), id(module.get_output_embeddings().weight)}
+    tables = {id(table.weight) for table in (module.get_input_embeddings(), module.get_output_embeddings()) if table}
     frozen = [] if embeddings else [name for name, p in module.named_parameters() if id(p) in tables]
     return freeze.prepare(network, train=["*"], keep=frozen)

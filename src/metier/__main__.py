@@ -1,0 +1,49 @@
+"""Where the command begins: Ctrl-C and SIGTERM end in one sentence, from the first import to the last line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+GOES_ON = ("adapt", "run", "study")  # commands that find again what they had computed
+
+
+def main() -> None:
+    """The command line. Stopped by a signal it says so and exits with 130 (Ctrl-C) or 143 (SIGTERM)."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        if len(caught) > 1:  # somebody swallowed the first one; the store bears a stop at any moment
+            _say()
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    code: object = 0
+    try:
+        from metier import cli
+
+        cli.main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # an interrupt in the midst of an import may surface as anything
+        if not caught:
+            raise
+        _say()
+        code = 128 + caught[0]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # nothing is at work any more
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+def _say() -> None:
+    more = "; the same command goes on from here" if sys.argv[1:2] and sys.argv[1] in GOES_ON else ""
+    print(f"\nmetier: stopped{more}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

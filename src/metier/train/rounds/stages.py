@@ -1,0 +1,64 @@
+"""Trains on one set of records after another: what a stage ends with, the next one starts from.
+
+For curricula and order: texts first and questions after, simple before hard, one field after another. Each stage is
+a whole training of its own, with its own schedule, fresh optimizer state and the same slots; an adapter is carried on,
+not stacked. With one stage it is the inner loop itself. Not for mixing sources (`blend`).
+
+    θ₀ = model;  θₖ = inner(θₖ₋₁, dataₖ);  the result is the last θ
+
+`epochs`, `steps` and `tokens` count for each stage, and so does `dev`, whose best weights a stage ends with. Finished
+stages are kept until the end, so a training that is killed in the third goes on in the third.
+
+Options:
+    inner: the loop each stage runs; those of every training step apply to it.
+Raises: MetierError when there is no stage, or from the inner loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+
+from metier.artefacts import Model, Records
+from metier.options import MetierError, Train
+from metier.store import Work, read_log
+from metier.train.setup import Setup, derive, method
+
+
+def train(model: Model, data: list[Records], setup: Setup, *, inner: Train = "sft") -> Model:  # type: ignore[assignment]
+    """The model after the last stage; its notes tell the history of each."""
+    if not data:
+        raise MetierError("train.rounds.stages: needs one set of records or more, got none")
+    loop = method("train.loop", "train", inner) if isinstance(inner, str) else inner
+    history = []
+    for number, records in enumerate(data[:-1], start=1):
+        stage = functools.partial(_stage, loop, model, records, number)
+        model = setup.once(f"stage-{number}", stage)
+        history.append(model.notes)
+    _put_first(setup.work, len(data) - 1)
+    model = _stage(loop, model, data[-1], len(data), setup)
+    history.append(model.notes)
+    totals = {name: sum(h[name] for h in history) for name in ("steps", "tokens_trained", "seconds")}
+    return dataclasses.replace(model, notes=model.notes | totals | {"stages": history})
+
+
+def _stage(loop: Train, model: Model, records: Records, number: int, setup: Setup) -> Model:
+    # The first stage has the seed as it is, so that a training of one stage is the inner loop's.
+    seed = setup.seed if number == 1 else derive(setup.seed, "stage", number)
+    trained: Model = loop(model, records, dataclasses.replace(setup, seed=seed))
+    return trained
+
+
+def _put_first(work: Work, stages: int) -> None:
+    """What the stages before the last one logged, at the head of the step's log and marked by their number."""
+    before = [
+        row | {"stage": number}
+        for number in range(1, stages + 1)
+        for row in read_log(work.folder / "checkpoints" / f"stage-{number}")
+    ]
+    if before:
+        rows = [*before, *(row for row in work.rows() if "stage" not in row)]
+        temporary = work.folder / "log.tmp"
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(work.folder / "log.jsonl")
