@@ -37,7 +37,7 @@ from fpdf import FPDF
 
 import junk
 import talks
-from metier import catalogue, cli, options, recipe, shapes
+from metier import catalogue, cli, options, recipe, road, shapes
 from metier.artefacts import Records, Report, Scores
 from metier.calls import flat
 from metier.data.ingest import documents, records
@@ -46,7 +46,7 @@ from metier.options import MetierError
 from metier.store import Store, Work, read_log, replacing
 from metier.train import checkpoint
 
-READY = (cli.RECIPES / "adapt.yaml").read_text(encoding="utf-8")
+READY = (road.RECIPES / "adapt.yaml").read_text(encoding="utf-8")
 LONGEST = 1000  # characters of a sentence that somebody will read
 
 
@@ -90,7 +90,7 @@ def changes(draw: random.Random, folder: Path) -> None:
         + draw.choice([*VALUES, junk.text(draw), junk.yaml_text(junk.value(draw))])
         for _ in range(draw.randint(1, 2))
     ]  # fmt: skip
-    recipe.check(recipe.parse(READY, "adapt.yaml", cli._changes(sets)), "adapt.yaml")
+    recipe.check(recipe.parse(READY, "adapt.yaml", road.changes(sets)), "adapt.yaml")
 
 
 def commands(draw: random.Random, folder: Path) -> None:

@@ -31,7 +31,8 @@ LAYERS = [
     {"runner"},
     {"preflight"},
     {"study", "advise", "trial", "masks", "laws", "scaffold"},
-    {"console", "talk"},
+    {"console", "talk", "printed"},
+    {"road"},
     {"cli", "serve"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -6,23 +6,17 @@ Nothing heavy is imported until a command needs it, so help and listings come at
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from metier.options import MetierError
-
-if TYPE_CHECKING:
-    from metier.calls import Call
-    from metier.preflight import Estimate
-    from metier.runner import Done
+from metier.printed import conclude, print_json, show_method, table
 
 BAD_INPUT, INTERRUPTED = 2, 130
-RECIPES = Path(__file__).parent / "recipes"
 
 app = typer.Typer(
     name="metier", rich_markup_mode=None, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -67,6 +61,8 @@ def adapt(
     as_json: Json = False,
 ) -> None:
     """Documents in, specialist and honest report out."""
+    from metier import road
+
     changes: dict[str, Any] = {
         "chunks.source": docs,
         "base.path": model,
@@ -81,8 +77,8 @@ def adapt(
             raise MetierError(f"--retention must be lm-eval:TASK[,TASK…], got {retention!r}")
         more = ["$general", {"use": "tasks.lm_eval", "names": names.split(",")}]
         changes |= {"general_before.tasks": more, "general_after.tasks": more}
-    done = _execute(RECIPES / "adapt.yaml", changes | _changes(sets), as_json)
-    _conclude(done["out"].open().numbers, Path(out), as_json)
+    done = road.execute(road.RECIPES / "adapt.yaml", changes | road.changes(sets), as_json)
+    conclude(done["out"].open().numbers, Path(out), as_json)
 
 
 @app.command()
@@ -92,9 +88,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe; what was computed before is not computed again."""
-    done = _execute(_recipe(recipe), _changes(sets), as_json)
+    from metier import road
+
+    done = road.execute(road.recipe_file(recipe), road.changes(sets), as_json)
     if as_json:
-        _print_json([{"step": d.name, "use": d.use, "key": d.key, "cached": d.cached, "seconds": d.seconds,
+        print_json([{"step": d.name, "use": d.use, "key": d.key, "cached": d.cached, "seconds": d.seconds,
                       "peak_memory_bytes": d.peak_memory_bytes}
                      for d in done.values()])  # fmt: skip
 
@@ -109,23 +107,43 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check a recipe whole, before anything runs: names, options, ranges, kinds, access, and whether it fits."""
-    from metier import preflight, store
+    from metier import preflight, road, store
     from metier.calls import describe
 
-    calls = _checked(_recipe(recipe), _changes(sets))
-    estimate = _measured(calls, as_json) if measure else preflight.foresee(calls)
+    calls = road.checked(road.recipe_file(recipe), road.changes(sets))
+    estimate = road.measured(calls, as_json) if measure else preflight.foresee(calls)
     rows = [
         {"step": c.name, "use": c.method.name, "options": describe(c.arguments), "seconds": n.seconds,
          "memory_bytes": n.memory, "disk_bytes": n.disk, "kept": n.kept}
         for c, n in zip(calls, estimate.needs, strict=True)
     ]  # fmt: skip
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         cells = [[n.step, n.use, *preflight.cells(n)] for n in estimate.needs]
-        _table(["step", "use", "time", "memory", "disk"], cells)
+        table(["step", "use", "time", "memory", "disk"], cells)
         print(f"{len(rows)} steps, nothing to object: {preflight.sentence(estimate, store.home())}")
     preflight.refuse(estimate, store.home())
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="A study: a recipe with arms, grid, seeds and claims.")],
+    out: Annotated[Path | None, typer.Option(help="Where results and page go; beside the study if not said.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe in several arms and say, with intervals, which claims hold."""
+    from metier import console
+    from metier import study as studies
+
+    with console.Display(as_json) as display:
+        facts = studies.run(file, out, show=studies.Show(display.progress, display.started, display.finished, display.say))
+    if as_json:
+        print_json(facts)
+    else:
+        header, *rows = studies.table(facts)
+        table(list(header), [list(row) for row in rows])
+        print(f"page: {(out or file.parent) / 'index.html'}")
 
 
 @app.callback()
@@ -172,10 +190,10 @@ def laws(
         bench = Bench(Path(place))
         verdicts = [trial.keep(method, law, bench, Path(place) / law) for law in trial.laws(method)]
     if as_json:
-        _print_json([{"law": v.law, "holds": v.holds, "why": v.why} for v in verdicts])
+        print_json([{"law": v.law, "holds": v.holds, "why": v.why} for v in verdicts])
     else:
         said = {True: "holds", False: "broken", None: "exempt"}
-        _table(["law", "", "why"], [[v.law.replace("_", " "), said[v.holds], v.why] for v in verdicts])
+        table(["law", "", "why"], [[v.law.replace("_", " "), said[v.holds], v.why] for v in verdicts])
     broken = sum(v.holds is False for v in verdicts)
     if broken:
         raise MetierError(f"{name} breaks {broken} of {len(verdicts)} laws")
@@ -192,23 +210,34 @@ def list_(
     if not found:
         raise MetierError(f"list: no room '{room}'; there are: {', '.join(catalogue.ROOMS)}")
     if as_json:
-        _print_json([{"name": m.name, "room": m.room, "verb": m.verb, "summary": m.summary} for m in found])
+        print_json([{"name": m.name, "room": m.room, "verb": m.verb, "summary": m.summary} for m in found])
     else:
-        _table(["use", "what it does"], [[m.name, m.summary] for m in found])
+        table(["use", "what it does"], [[m.name, m.summary] for m in found])
 
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="A method, a ready recipe, or a specialist's folder.")],
+    what: Annotated[str, typer.Argument(help="A method, a ready recipe, a specialist's folder, or: masks FILE.")],
+    file: Annotated[Path | None, typer.Argument(help="With masks: the file with conversations.")] = None,
+    model: Annotated[str, typer.Option(help="With masks: whose chat template and tokens.")] = "smollm2",
+    count: Annotated[int, typer.Option(min=1, help="With masks: records that are shown.")] = 3,
+    length: Annotated[int, typer.Option(min=2, help="With masks: longest record in tokens.")] = 1024,
     as_json: Json = False,
 ) -> None:
-    """A method's card and options, a recipe's text, or a specialist's numbers."""
-    if (Path(what) / "report.json").exists():
-        _conclude(json.loads((Path(what) / "report.json").read_text(encoding="utf-8")), Path(what), as_json)
-    elif (RECIPES / f"{what}.yaml").exists():
-        print((RECIPES / f"{what}.yaml").read_text(encoding="utf-8"))
+    """A method's card and options, a recipe's text, a specialist's numbers, or what is learnt of a file."""
+    recipe = Path(__file__).parent / "recipes" / f"{what}.yaml"
+    if (what == "masks") != (file is not None):
+        raise MetierError("show: masks needs a file, as in: metier show masks chats.jsonl")
+    if file is not None:
+        from metier import masks
+
+        masks.show(file, model, count, length, as_json)
+    elif (Path(what) / "report.json").exists():
+        conclude(json.loads((Path(what) / "report.json").read_text(encoding="utf-8")), Path(what), as_json)
+    elif recipe.exists():
+        print(recipe.read_text(encoding="utf-8"))
     else:
-        _show_method(what, as_json)
+        show_method(what, as_json)
 
 
 @app.command()
@@ -233,12 +262,12 @@ def papers(as_json: Json = False) -> None:
 
     rows = index.rows()
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         built = [r for r in rows if r["files"]]
         columns = ("paper", "title", "files", "study", "verdict")
         cells = [[" ".join(r[c]) if isinstance(r[c], list) else str(r[c] or "") for c in columns] for r in built]
-        _table(list(columns), cells)
+        table(list(columns), cells)
         print(f"{len(built)} of {len(rows)} papers have a method here")
 
 
@@ -249,104 +278,7 @@ def doctor(as_json: Json = False) -> None:
 
     rows = examine.report()
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _table(["", "what", "value", "advice"],
+        table(["", "what", "value", "advice"],
                [["ok" if r["ok"] else "!", r["name"], str(r["value"]), r["advice"] or ""] for r in rows])  # fmt: skip
-
-
-def _execute(path: Path, changes: dict[str, Any], quiet: bool) -> dict[str, Done]:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    calls = _checked(path, changes)
-    from metier import console, preflight, runner, store
-
-    estimate = preflight.foresee(calls)
-    if not quiet:
-        print(preflight.sentence(estimate, store.home()), file=sys.stderr)
-    preflight.refuse(estimate, store.home())
-    with console.Display(quiet) as display:
-        return runner.run(calls, store.Store(store.home()), display.progress, display.started, display.finished)
-
-
-def _measured(calls: list[Call], quiet: bool) -> Estimate:
-    from metier import console, store, trial
-
-    with console.Display(quiet) as display:
-        return trial.measure(calls, store.Store(store.home()), display.progress)
-
-
-def _checked(path: Path, changes: dict[str, Any]) -> list[Call]:
-    from metier import recipe
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise MetierError(f"{path.name}: is no UTF-8 text") from None
-    except OSError as error:
-        raise MetierError(f"{path.name}: cannot be read ({error.strerror})") from None
-    return recipe.check(recipe.parse(text, path.name, changes), path.name)
-
-
-def _recipe(path: Path) -> Path:
-    for candidate in (path, RECIPES / f"{path}.yaml"):
-        if candidate.is_file():
-            return candidate
-    raise MetierError(f"no recipe '{path}'; ready ones: {', '.join(sorted(p.stem for p in RECIPES.glob('*.yaml')))}")
-
-
-def _changes(sets: list[str] | None) -> dict[str, Any]:
-    from metier import recipe
-
-    changes = {}
-    for text in sets or []:
-        path, sign, value = text.partition("=")
-        if not sign or "." not in path:
-            raise MetierError(f"--set must be step.option=value, got {text!r}")
-        changes[path] = recipe.value(value, f"--set {path}")
-    return changes
-
-
-def _conclude(facts: dict[str, Any], out: Path, as_json: bool) -> None:
-    from metier import report
-
-    if as_json:
-        _print_json(facts)
-        return
-    header, *rows = report.table(facts)
-    _table(list(header), [list(row) for row in rows])
-    print(f"\n{facts['headline']}\n")
-    for remark in report.remarks(facts):
-        print(f"- {remark}")
-    print(f"\nreport: {out / 'report.html'}")
-
-
-def _show_method(name: str, as_json: bool) -> None:
-    from metier import calls, catalogue, options
-
-    method = catalogue.find(name, "show")
-    rows = []
-    for p in calls.flat(catalogue.load(method)):
-        if p.kind != "work" and (p.option or p.kind != "value"):
-            default = "needed" if p.required else str(p.default)
-            rows.append({"option": p.name, "takes": options.describe(p.annotation), "default": default})
-    if as_json:
-        _print_json({"name": method.name, "room": method.room, "doc": method.doc, "returns": method.returns,
-                     "options": rows})  # fmt: skip
-    else:
-        print(f"{method.name}\n\n{method.doc.strip()}\n")
-        _table(["option", "takes", "default"], [list(r.values()) for r in rows])
-
-
-def _table(header: list[str], rows: list[list[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))

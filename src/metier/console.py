@@ -36,6 +36,9 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self.bars.stop()
 
+    def say(self, words: str) -> None:
+        self.console.print(words)
+
     def started(self, name: str, use: str) -> None:
         self.current = self.bars.add_task(f"{name}  {use}", total=None, note="")
 

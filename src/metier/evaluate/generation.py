@@ -59,7 +59,7 @@ def measure(
     Numbers: also ``answered`` {chat: {task: {measure: {refused, n, grades}}}}, grades of what was not refused.
     """
     sampling = Sampling(max_tokens, temperature, top_p, n, seed, tuple(stop))
-    closeness = {name: _closeness(name) for name in metrics}
+    closeness: dict[str, Callable[[str, str], float]] = {name: _closeness(name) for name in metrics}
 
     def ask(chat: Chat, task: Task, name: str, rows: list[Row], advance: _ask.Advance) -> tuple[list[Row], float]:
         replies = _ask.write(chat, rows, sampling, advance)

@@ -69,7 +69,7 @@ def _rows(data: Records, shape: str) -> Iterator[Row]:
             raise MetierError(f"write: records of two shapes, {first} and {wanted}; say one with 'shape'")
         given = json.loads(origin["given"]) if origin.get("given") else None
         if given is not None and came != wanted:
-            record, given = shapes.freed(record, came, given), None
+            record, given = shapes.freed(record, str(came), given), None
         try:
             yield shapes.write(record, wanted, given)
         except shapes.Misfit as misfit:

@@ -59,10 +59,11 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         if problem is None:
             found = _load(path)
             best = found.state.get("best_step")
-            problem = _problem(_place(folder, best)) if best is not None else None
+            kept = path if best is None else _place(folder, best)
+            problem = _problem(kept)
             if problem is None:
                 return found, skipped
-            problem = f"the best so far, {_place(folder, best).name}, cannot be used: {problem}"
+            problem = f"the best so far, {kept.name}, cannot be used: {problem}"
         skipped.append(f"checkpoint {path.name} is skipped: {problem}")
         shutil.rmtree(path, ignore_errors=True)  # its place is needed when training comes by again
     return None, skipped

@@ -1,0 +1,55 @@
+"""What commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def conclude(facts: dict[str, Any], out: Path, as_json: bool) -> None:
+    """The numbers of a specialist's report."""
+    from metier import report
+
+    if as_json:
+        print_json(facts)
+        return
+    header, *rows = report.table(facts)
+    table(list(header), [list(row) for row in rows])
+    print(f"\n{facts['headline']}\n")
+    for remark in report.remarks(facts):
+        print(f"- {remark}")
+    print(f"\nreport: {out / 'report.html'}")
+
+
+def show_method(name: str, as_json: bool) -> None:
+    """A method's card and its options."""
+    from metier import calls, catalogue, options
+
+    method = catalogue.find(name, "show")
+    rows = []
+    for p in calls.flat(catalogue.load(method)):
+        if p.kind != "work" and (p.option or p.kind != "value"):
+            default = "needed" if p.required else str(p.default)
+            rows.append({"option": p.name, "takes": options.describe(p.annotation), "default": default})
+    if as_json:
+        print_json({"name": method.name, "room": method.room, "doc": method.doc, "returns": method.returns,
+                     "options": rows})  # fmt: skip
+    else:
+        print(f"{method.name}\n\n{method.doc.strip()}\n")
+        table(["option", "takes", "default"], [list(r.values()) for r in rows])
+
+
+def table(header: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
