@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from metier.evaluate.compare import asked
+from metier.evaluate._ask import asked
 from metier.lm.chat import GREEDY, Reply, Sampling
 from metier.lm.score import LogProb
 

@@ -63,5 +63,5 @@ def flat(function: Callable[..., Any]) -> list[Parameter]:
     return flat
 
 
-def spread_class(parameter: Parameter) -> type:
+def spread_class(parameter: Parameter) -> Any:
     return next(leaf for leaf in options.leaves_of(parameter.annotation) if getattr(leaf, "ROLE", None) == "spread")

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from metier import access, catalogue, options
-from metier.calls import Call, Ref, Step, flat
-from metier.options import MetierError, Parameter
+from metier.calls import Call, Ref, Step, flat, spread_class
+from metier.options import Bound, MetierError, Parameter
 
 LARGEST = 100_000  # values in a recipe; a few aliases of aliases could stand for more than any memory holds
 
@@ -100,7 +100,19 @@ def bind(
         check(**{k: v for k, v in arguments.items() if options.outside(wanted[k])})
     call = Call(name, method, function, arguments, deferred)
     access.refuse(call, above)
+    for parameter in options.parameters(function):
+        if parameter.kind == "spread":
+            spread_class(parameter).agree(owner, _bound(arguments), sys.modules[function.__module__])
     return call
+
+
+def _bound(value: Any) -> Any:
+    """Methods in slots as they will be handed over; what a step above will give stays a reference."""
+    if isinstance(value, Call) and value.deferred:
+        return Bound(value.method.name, value.function, _bound(value.arguments))
+    if isinstance(value, Mapping):
+        return {k: _bound(v) for k, v in value.items()}
+    return [_bound(v) for v in value] if isinstance(value, list) else value
 
 
 def _argument(name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, Call]) -> Any:

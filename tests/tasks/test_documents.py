@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from metier.artefacts import Records, Task
-from metier.evaluate.compare import asked
+from metier.evaluate._ask import asked
 from metier.options import MetierError
 from metier.tasks import _cloze, _questions, documents
 from metier.text import chunk as chunking

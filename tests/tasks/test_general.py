@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from metier.evaluate.compare import asked
+from metier.evaluate._ask import asked
 from metier.options import MetierError
 from metier.tasks import general
 

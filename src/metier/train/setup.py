@@ -9,10 +9,10 @@ import importlib
 import inspect
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -114,6 +114,22 @@ class Setup:
             raise MetierError("train: give 'batch' or 'step_tokens', not both")
         if self.patience is not None and self.dev is None:
             raise MetierError("train: 'patience' needs 'dev', the records whose loss is watched")
+
+    @classmethod
+    def agree(cls, owner: str, values: Mapping[str, Any], loop: ModuleType) -> None:
+        """Refuses, before anything runs, slots that do not go together in a loop's file; ``values`` may be references.
+
+        Raises MetierError naming the method.
+        """
+        slots = getattr(loop, "SLOTS", None)
+        if slots is None:
+            return
+        known = {f.name for f in fields(Setup)} & set(values)
+        later = {name for name in known if type(values[name]).__name__ == "Ref"}  # a number that the run will tell
+        given = {n: values[n] for n in known - later} | dict.fromkeys(later & {"epochs", "steps", "tokens", "batch"}, 1)
+        if "dev" in later:
+            given["dev"] = values["dev"]
+        refuse(cls(**given, work=cast(Work, None)), owner, slots)
 
     def once(self, name: str, make: Callable[[Setup], Artefact]) -> Any:
         """What ``make`` gives, made once: after a kill the same call finds it again.

@@ -10,7 +10,7 @@ import pytest
 from answering import Answering, knowing
 from metier.artefacts import Measure, Records, Task
 from metier.evaluate import compare
-from metier.evaluate.compare import asked
+from metier.evaluate._ask import asked
 from metier.options import MetierError
 from metier.store import Work
 from metier.tasks import general
