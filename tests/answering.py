@@ -13,11 +13,12 @@ from metier.lm.score import LogProb
 
 @dataclasses.dataclass
 class Answering:
-    """``likes(prompt, continuation)`` is its log-probability, ``says(question)`` its reply."""
+    """``likes(prompt, continuation)`` is its log-probability, ``says(question)`` its reply, ``sure`` its confidence."""
 
     digest: str
     likes: Callable[[str, str], float] = lambda prompt, continuation: -float(len(continuation))
     says: Callable[[str], str] = lambda question: "yes"
+    sure: Callable[[str], float | None] = lambda question: None
     ROLE = "artefact"
     access = "logits"
 
@@ -28,7 +29,8 @@ class Answering:
 
     def reply(self, conversations: Any, sampling: Sampling = GREEDY, advance: Any = None) -> list[Reply]:
         self.conversations += conversations
-        return [Reply(self.says(c[-1]["content"]), 3, -1.0, "stop") for c in conversations for _ in range(sampling.n)]
+        asked = [c[-1]["content"] for c in conversations for _ in range(sampling.n)]
+        return [Reply(self.says(q), 3, -1.0, "stop", self.sure(q)) for q in asked]
 
     def logprobs(
         self, prompts: Any, continuations: Any, *, window: Any = None, stride: Any = None, advance: Any = None

@@ -44,6 +44,7 @@ from metier.data.ingest import documents, records
 from metier.lm import tokens
 from metier.options import MetierError
 from metier.store import Store, Work, read_log, replacing
+from metier.study import read as study
 from metier.train import checkpoint
 
 READY = (road.RECIPES / "adapt.yaml").read_text(encoding="utf-8")
@@ -93,6 +94,14 @@ def changes(draw: random.Random, folder: Path) -> None:
     recipe.check(recipe.parse(READY, "adapt.yaml", road.changes(sets)), "adapt.yaml")
 
 
+def studies(draw: random.Random, folder: Path) -> None:
+    """A study, read and checked whole: every cell of it."""
+    (folder / "paper.txt").write_text("The valve opens and the river rises. " * 40)
+    (folder / "study.yaml").write_text(junk.study(draw), encoding="utf-8", errors="replace")
+    with contextlib.chdir(folder):
+        study.read(folder / "study.yaml")
+
+
 def commands(draw: random.Random, folder: Path) -> None:
     """A command line. What could start a run is only ever given recipes and documents that are not there."""
     (folder / "r.yaml").write_text(junk.recipe(draw, READY), encoding="utf-8", errors="replace")
@@ -102,11 +111,12 @@ def commands(draw: random.Random, folder: Path) -> None:
     line = draw.choice([
         ["check", draw.choice(["r.yaml", "r.yaml", "r.yaml", "binary.yaml", "adapt", ".", "nowhere", _word(draw)])],
         ["run", draw.choice(["binary.yaml", ".", "nowhere", "nowhere.yaml"])],
-        ["adapt", "nowhere"], ["list", _word(draw)], ["show", _word(draw)], ["show", "."], ["chat", "./nowhere"], ["papers"],
+        ["adapt", "nowhere"], ["list", _word(draw)], ["show", _word(draw)], ["show", "."],
+        ["chat", "./nowhere"], ["papers"],
         ["chat", "--compare", "./nowhere"], [_word(draw)], [],
     ])  # fmt: skip
-    extra = ["--set", f"{junk.text(draw)}={junk.text(draw)}".replace("\0", ""), "--json", "--help", "--model", "./nowhere",
-             "--budget", "soon", "--retention", "--max-tokens", "0", _word(draw)]  # fmt: skip
+    extra = ["--set", f"{junk.text(draw)}={junk.text(draw)}".replace("\0", ""), "--json", "--help", "--model",
+             "./nowhere",              "--budget", "soon", "--retention", "--max-tokens", "0", _word(draw)]  # fmt: skip
     line = [*line, *draw.sample(extra, draw.choice([0, 0, 1, 2]))]
     if line[:1] in (["adapt"], ["run"]):
         line = [part for part in line if part not in (".", "r.yaml", "-", "adapt")] if line[0] == "adapt" else line[:2]
@@ -244,8 +254,10 @@ def stores(draw: random.Random, folder: Path) -> None:
 
 
 SURFACES: dict[str, tuple[Callable[[random.Random, Path], None], int]] = {  # of 100 inputs
-    "values": (values, 20), "recipes": (recipes, 18), "changes": (changes, 8), "commands": (commands, 8), "rows": (rows, 14),
-    "tables": (tables, 6), "read": (read, 6), "ingest": (ingest, 9), "masks": (masks, 9), "stores": (stores, 4),
+    "values": (values, 20), "recipes": (recipes, 16), "studies": (studies, 4), "changes": (changes, 8),
+    "commands": (commands, 8),
+    "rows": (rows, 14), "tables": (tables, 6), "read": (read, 6), "ingest": (ingest, 9), "masks": (masks, 9),
+    "stores": (stores, 4),
 }  # fmt: skip
 TEMPLATES = talks.templates()
 VALUES = ["1", "0.1", "half", "lora", "$plan.lr", "$base", "{", "[1", "*a", "!!python/object:os.system x", "a: b: c"]

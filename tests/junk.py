@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import random
 import zipfile
@@ -16,26 +17,30 @@ from metier.calls import flat
 from metier.options import MetierError, Parameter, describe, room_of
 
 TEXTS = [
-    "", " ", "\n", "\0", "\x1b[31m", "é", "水位", "👩‍🔬", "\ud800", "\ufeff", "1e-4", "1e999", "nan", "-1", "0", "3.5", "true",
-    "null", "10m", "1e9h", "m", "$", "$a", "$base", "$base.x", "$notes.train", "$ghost", "$$", "$.", "{}", "[]", "median",
-    "keep", "model", "lora", "data.ingest.documents", "train.loop.pretrain", "..", "/", "~", "~nobody/x", "a" * 3000, "%s%d",
-    "{0}", "../../etc/passwd", "*", "[", "**", "-", "user", "assistant", "system", "use", "a.b.c", "2020-13-01", "0x1F", "1_000",
+    "", " ", "\n", "\0", "\x1b[31m", "é", "水位", "👩‍🔬", "\ud800", "\ufeff", "1e-4", "1e999", "nan", "-1", "0", "3.5",
+    "true", "null", "10m", "1e9h", "m", "$", "$a", "$base", "$base.x", "$notes.train", "$ghost", "$$", "$.", "{}",
+    "[]",
+    "median", "keep", "model", "lora", "data.ingest.documents", "train.loop.pretrain", "..", "/", "~", "~nobody/x",
+    "%s%d",
+    "a" * 3000, "{0}", "../../etc/passwd", "*", "[", "**", "-", "user", "assistant", "system", "use", "a.b.c",
+    "2020-13-01",     "0x1F", "1_000",
 ]  # fmt: skip
 STEPS = ["base", "notes", "kept", "scored", "expert", "out", "a", "b", "train", "$x", "a.b", "", " ", "é", "use"]
-SHAPES = [
+ASKED = [{"role": "user", "content": "hi"}]
+SAID = [{"role": "assistant", "content": "hello"}]
+CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+SHAPES: list[dict[str, Any]] = [
     {"text": "The river rises."},
-    {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
+    {"messages": [*ASKED, *SAID]},
     {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
     {"instruction": "Say hi.", "input": "now", "output": "hi", "system": "be brief", "history": [["a", "b"]]},
     {"prompt": "Say hi.", "completion": " hi"},
     {"prompt": "Say hi.", "chosen": "hi", "rejected": "no"},
     {"chosen": "\n\nHuman: hi\n\nAssistant: yes", "rejected": "\n\nHuman: hi\n\nAssistant: no"},
-    {"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "x"}], "label": True},
-    {"input": {"messages": [{"role": "user", "content": "hi"}]}, "preferred_output": [{"role": "assistant", "content": "a"}],
-     "non_preferred_output": [{"role": "assistant", "content": "b"}]},
-    {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": None, "tool_calls": [
-        {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}]},
-        {"role": "tool", "tool_call_id": "c", "content": "4"}, {"role": "assistant", "content": "4", "weight": 0}]},
+    {"prompt": ASKED, "completion": SAID, "label": True},
+    {"input": {"messages": ASKED}, "preferred_output": SAID, "non_preferred_output": [SAID[0] | {"content": "b"}]},
+    {"messages": [*ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                  {"role": "tool", "tool_call_id": "c", "content": "4"}, SAID[0] | {"weight": 0}]},
 ]  # fmt: skip
 BOMB = "abcdefghijklmnopqrst"
 
@@ -51,8 +56,8 @@ def value(draw: random.Random, depth: int = 3) -> Any:
     if pick < 0.55:
         return text(draw)
     return draw.choice([
-        None, True, False, 0, 1, -1, 2, 10**30, 2**63, -(2**63), 0.0, 0.5, 1.0, -0.0, 1e300, 1e-300, float("nan"), float("inf"),
-        float("-inf"), draw.random(), draw.randint(-100, 100)])  # fmt: skip
+        None, True, False, 0, 1, -1, 2, 10**30, 2**63, -(2**63), 0.0, 0.5, 1.0, -0.0, 1e300, 1e-300,
+        float("nan"), float("inf"), float("-inf"), draw.random(), draw.randint(-100, 100)])  # fmt: skip
 
 
 def text(draw: random.Random) -> str:
@@ -99,9 +104,7 @@ def recipe(draw: random.Random, ready: str) -> str:
         deep = draw.choice([5, 200, 20000])
         return draw.choice(["[" * deep, "a: " + "{a: " * deep, "- " * deep, "a: " + "[" * deep + "]" * deep])
     if pick < 0.985:
-        return "a: &a [x]\n" + "".join(
-            f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in zip(BOMB, BOMB[1:], strict=False)
-        )
+        return "a: &a [x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in itertools.pairwise(BOMB))
     if pick < 0.99:
         return draw.choice(["a: &a [*a]", "a: &a {use: keep, data: *a}", "&a {*a : 1}", "a: &x {<<: *x}"])
     return "".join(draw.choice("{}[]:,-&*!|>'\"%@`#? \n\tab$.=<1") for _ in range(draw.randint(0, 60)))
@@ -123,9 +126,8 @@ def step(draw: random.Random, method: catalogue.Method, above: list[str], deferr
     except MetierError:  # an extra that is not installed
         return given
     for parameter in parameters:
-        if parameter.required or draw.random() < 0.25:
-            if draw.random() > 0.04:
-                given[parameter.name] = _filling(draw, parameter, above)
+        if draw.random() < (0.96 if parameter.required else 0.25):
+            given[parameter.name] = _filling(draw, parameter, above)
     return given | ({text(draw): value(draw)} if draw.random() < 0.04 else {})
 
 
@@ -151,6 +153,27 @@ def yaml_text(whole: Any) -> str:
         return yaml.safe_dump(whole, allow_unicode=True, sort_keys=False)
     except (yaml.YAMLError, UnicodeError):
         return repr(whole)
+
+
+def study(draw: random.Random) -> str:
+    """YAML of a study: arms, grid, seeds and claims over a small recipe, damaged."""
+    small = {
+        "notes": {"use": "data.ingest.documents", "source": ["."]},
+        "base": {"use": "model", "path": "smollm2"},
+        "task": {"use": "tasks.documents", "data": "$notes"},
+        "expert": {"use": "train.loop.pretrain", "model": "$base", "data": "$notes", "steps": 2},
+        "report": {"use": "evaluate.compare", "chats": {"base": "$base", "expert": "$expert"}, "tasks": ["$task"]},
+    }
+    whole = {
+        "title": "Longer", "paper": 8, "recipe": small, "arms": {"plain": {}, "longer": {"expert.steps": 4}},
+        "grid": {"expert.seed": [3, 4]}, "seeds": [0, 1], "reports": ["report"], "chat": "expert",
+        "claims": [{"says": "It forgets less", "minus": "plain", "metric": "task.bits_per_byte", "holds": "< 0"}],
+        "pareto": {"x": "task.bits_per_byte", "y": "cost.seconds"},
+    }  # fmt: skip
+    for _ in range(draw.choice([0, 1, 1, 2, 3])):
+        whole = damaged(draw, whole)
+    written = yaml_text(whole)
+    return mangled(draw, written) if draw.random() < 0.1 else written
 
 
 def mangled(draw: random.Random, whole: str) -> str:
@@ -182,8 +205,8 @@ def changed(draw: random.Random, data: bytes) -> bytes:
             ["utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "shift_jis", "utf-8-sig", "cp037"]
         )
         return data.decode("utf-8", "replace").encode(encoding, "replace")
-    return draw.choice([b"", b"\0" * 50, b"\xff\xfe", b"\x1f\x8b" + data[:30], b"%PDF-1.7" + data[:90], b"PK\x03\x04" + data[:60],
-                        draw.randbytes(draw.randint(0, 400))])  # fmt: skip
+    return draw.choice([b"", b"\0" * 50, b"\xff\xfe", b"\x1f\x8b" + data[:30], b"%PDF-1.7" + data[:90],
+                        b"PK\x03\x04" + data[:60], draw.randbytes(draw.randint(0, 400))])  # fmt: skip
 
 
 def table(draw: random.Random) -> tuple[str, bytes]:
@@ -214,7 +237,7 @@ def document(draw: random.Random, pdf: bytes) -> tuple[str, bytes]:
     kind = draw.choice(["txt", "md", "html", "docx", "pptx", "pdf", "1", "rst", "bin", "txt.gz", ""])
     prose = "# Valves\n\n" + "The valve opens. " * draw.randint(1, 60) + "\n\n- one\n- two\n\n```\ncode\n```\n"
     whole = {
-        "html": f"<html><head><title>V</title></head><body><main><h1>Valves</h1><p>{prose}<table><tr><td>1</table></main>",
+        "html": f"<html><title>V</title><body><main><h1>Valves</h1><p>{prose}<table><tr><td>1</table></main>",
         "1": f".TH VALVE 1\n.SH NAME\nvalve \\- {prose}\n.B bold\n.PP\n",
     }.get(kind, prose).encode()
     if kind in ("docx", "pptx"):
@@ -231,8 +254,9 @@ def packed(kind: str) -> bytes:
     inside = {
         "docx": {
             "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"/>',
-            "_rels/.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship '
-            'Id="r" Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument" '
+            "_rels/.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+            '<Relationship Id="r" '
+            'Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument" '
             'Target="word/document.xml"/></Relationships>',
             "word/document.xml": '<w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"><w:body>'
             "<w:p><w:r><w:t>The valve opens and the river rises.</w:t></w:r></w:p></w:body></w:document>",

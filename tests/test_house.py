@@ -34,6 +34,7 @@ LAYERS = [
     {"console", "talk", "printed"},
     {"road"},
     {"cli", "serve"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 BANNED_CALLS = {"eval", "exec", "compile", "__import__"}

@@ -5,7 +5,6 @@ Nothing heavy is imported until a command needs it, so help and listings come at
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from metier.options import MetierError
-from metier.printed import conclude, print_json, show_method, table
+from metier.printed import conclude, facts_of, print_json, show_method, table
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -40,6 +39,9 @@ def main() -> None:
             code = INTERRUPTED
         elif type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             print(f"metier: {error.format_message()}", file=sys.stderr)
+            sys.exit(BAD_INPUT)
+        elif isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder one may not read
+            print(f"metier: {MetierError(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
             sys.exit(BAD_INPUT)
         else:
             raise
@@ -233,7 +235,7 @@ def show(
 
         masks.show(file, model, count, length, as_json)
     elif (Path(what) / "report.json").exists():
-        conclude(json.loads((Path(what) / "report.json").read_text(encoding="utf-8")), Path(what), as_json)
+        conclude(facts_of(Path(what)), Path(what), as_json)
     elif recipe.exists():
         print(recipe.read_text(encoding="utf-8"))
     else:

@@ -6,6 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from metier.options import MetierError
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What ``report.json`` holds. Raises MetierError when it is no report."""
+    try:
+        facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or not facts.keys() >= {"measures", "headline"}:
+        raise MetierError(f"show: {folder / 'report.json'} is no report of metier")
+    return facts
+
 
 def conclude(facts: dict[str, Any], out: Path, as_json: bool) -> None:
     """The numbers of a specialist's report."""

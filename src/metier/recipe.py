@@ -42,13 +42,12 @@ def parse(text: str, name: str = "recipe", changes: Mapping[str, Any] | None = N
         _change(raw, path, value)
     steps = []
     for step, given in raw.items():
+        line = lines.get(step, 1)  # a merged map (`<<`) has its steps elsewhere
         if isinstance(given, str):
             given = {"use": given}
         if not isinstance(given, dict) or not isinstance(given.get("use"), str):
-            raise MetierError(
-                f"{name}, line {lines[step]}: step '{step}' must say which method it uses, '{step}: {{use: …}}'"
-            )
-        steps.append(Step(step, given["use"], {k: v for k, v in given.items() if k != "use"}, lines[step]))
+            raise MetierError(f"{name}, line {line}: step '{step}' must say which method it uses, '{step}: {{use: …}}'")
+        steps.append(Step(step, given["use"], {k: v for k, v in given.items() if k != "use"}, line))
     return steps
 
 
@@ -121,6 +120,8 @@ def _argument(name: str, owner: str, parameter: Parameter, value: Any, above: Ma
     if parameter.kind == "artefact":
         return _artefact_argument(name, owner, parameter, value, above)
     if _has_reference(value):
+        if options.outside(parameter):
+            raise MetierError(f"{owner}: '{parameter.name}' lies outside and takes no reference, got {value!r}")
         return _references(owner, parameter.name, value, above)
     return options.checked(owner, parameter, value)
 

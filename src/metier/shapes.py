@@ -132,7 +132,7 @@ def same(value: Any, original: Any) -> bool:
         return original is not None and value == json.dumps(original, ensure_ascii=False)
     if isinstance(value, float) and isinstance(original, int | float):
         return value == float(original) or (value != value and original != original)
-    return bool(_plain(value) == original)
+    return bool(value == original or _plain(value) == original)
 
 
 def _messages(row: Row) -> Row:
@@ -152,7 +152,10 @@ def _sharegpt(row: Row) -> Row:
 
 def _alpaca(row: Row) -> Row:
     turns = [say("system", text_of(row["system"], "system"))] if row.get("system") else []
-    for pair in row.get("history") or []:
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise Misfit("'history' must be pairs of a question and its answer")
+    for pair in history:
         if not (isinstance(pair, list) and len(pair) == 2):
             raise Misfit("'history' must be pairs of a question and its answer")
         turns += [say("user", text_of(pair[0], "history")), say("assistant", text_of(pair[1], "history"))]
@@ -261,7 +264,7 @@ def _empty(was: Any) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         return [talk.plain(turn) for turn in value]
     return value
 

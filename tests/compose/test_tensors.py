@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-import toy as maker
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import toy as maker
 from metier.artefacts import Model
 from metier.compose import tensors, weights
 from metier.compose.merge import linear
@@ -146,7 +146,7 @@ def test_the_base_s_precision_stays_and_is_rounded_to_once(toy, tmp_path):
     made = merge.run(base, {"a": model}, method=Bound("linear", linear.merge, {"weights": {"a": 0.5}}),
                      work=Work(tmp_path / "work"))  # fmt: skip
     found = state(made)[name]
-    wanted = (state(base)[name].double() + 0.5 * (Weights(model)[name].double() - state(base)[name].double()))
+    wanted = state(base)[name].double() + 0.5 * (Weights(model)[name].double() - state(base)[name].double())
     assert found.dtype == torch.bfloat16 and torch.equal(found, wanted.float().bfloat16())
     assert json.loads((made.path / "config.json").read_text())["dtype"] == "bfloat16"
     assert load.network(made)[0].dtype == torch.float32  # it loads
@@ -188,7 +188,7 @@ def test_a_shape_that_differs_is_named(toy, expert, tmp_path):
     from safetensors.torch import save_file
 
     save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(MetierError, match="the tensor 'model.norm.weight' is 31 in 'o' and 32 in the base"):
+    with pytest.raises(MetierError, match=r"the tensor 'model\.norm\.weight' is 31 in 'o' and 32 in the base"):
         merge.run(toy, {"o": Model(folder, "x")}, work=Work(tmp_path / "work"))
 
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-import toy as maker
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import toy as maker
 from metier.artefacts import Model
-from metier.lm import generate, load, score, tokens
+from metier.lm import generate, load, loss, score, tokens
 from metier.lm.chat import Sampling, Wrapped
 from metier.lm.lockstep import Lockstep
 from metier.options import MetierError
@@ -23,7 +23,10 @@ CONTINUATIONS = [" valve of the", " bridge", " meter stands and rises", " falls"
 
 @pytest.fixture(scope="module")
 def pair(toy, tmp_path_factory):
-    return load.open(toy), load.open(maker.write(tmp_path_factory.mktemp("other") / "model", seed=1))
+    chats = load.open(toy), load.open(maker.write(tmp_path_factory.mktemp("other") / "model", seed=1))
+    for chat in chats:  # else log-probabilities would put a mark of their own before the template's
+        chat.loaded[1].add_special_tokens({"extra_special_tokens": ["<|im_start|>"]})
+    return chats
 
 
 def product(logits):
@@ -73,6 +76,20 @@ def test_log_probabilities_agree_with_the_reply_and_with_the_formula(pair, joint
         wanted = sum(float(naive(pair, ids[:i])[ids[i]]) for i in range(start, len(ids)))
         assert found == score.LogProb(pytest.approx(wanted, abs=1e-3), len(ids) - start)
     assert sum(heard) == sum(f.tokens for f in whole)
+
+
+def test_replies_that_end_early_leave_the_others_as_they_were(joint):
+    whole = joint.reply(ASKED, Sampling(max_tokens=16))
+    mark = whole[1].text[6:8]
+    ended = joint.reply(ASKED, Sampling(max_tokens=16, stop=(mark,)))
+    assert [r.text for r in ended] == [r.text.partition(mark)[0] for r in whole]
+    assert ended[1].finish == "stop" and len({r.tokens for r in ended}) > 1
+
+
+def test_how_many_positions_are_worked_on_at_once_changes_nothing(joint, monkeypatch):
+    whole = joint.logprobs(PROMPTS, CONTINUATIONS)
+    monkeypatch.setattr(loss, "BYTES_A_CHUNK", 4 * 320 * 3)
+    assert [f.sum for f in joint.logprobs(PROMPTS, CONTINUATIONS)] == pytest.approx([f.sum for f in whole], abs=1e-4)
 
 
 def test_one_alone_is_the_bare_chat(pair):

@@ -71,6 +71,29 @@ def test_text_and_completion_records(tokenizer):
     assert talked == tokens.supervised(tokenizer, {"id": "a", "messages": [TURNS[0], TURNS[3]]})
 
 
+def test_a_reply_of_weight_zero_and_a_tools_answer_are_read_and_not_learnt(tokenizer):
+    called = [TURNS[0], TURNS[1] | {"weight": 0}, {"role": "tool", "content": "north"}, TURNS[3]]
+    ids, labels = tokens.supervised(tokenizer, {"id": "a", "messages": called})
+    assert tokenizer.decode([label for label in labels if label != IGNORED]) == "open<|im_end|>"
+    assert tokenizer.decode(ids).count("bridge falls<|im_end|>") == 1 and "tool\nnorth" in tokenizer.decode(ids)
+
+
+def test_a_continued_reply_is_not_tokenised_across_its_border(tokenizer):
+    asked = tokens.prompt(tokenizer, TURNS[:1])
+    assert tokens.prompt(tokenizer, TURNS[:2]) == asked + tokens.encode(tokenizer, TURNS[1]["content"])
+
+
+def test_why_a_record_teaches_nothing():
+    assert tokens.unlearnable([IGNORED, IGNORED, 5], 3) is None
+    assert tokens.unlearnable([IGNORED, IGNORED, 5], 2) == "no reply within 2 tokens"
+    assert tokens.unlearnable([5, IGNORED], 9) == "nothing to learn from"  # nothing could predict the first token
+
+
+def test_half_a_character_is_one_sentence(tokenizer):
+    with pytest.raises(MetierError, match="half a character in it cannot be tokenised"):
+        tokens.encode(tokenizer, "a\ud800")
+
+
 @pytest.mark.parametrize(
     ("record", "sentence"),
     [

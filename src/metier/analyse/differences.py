@@ -1,4 +1,4 @@
-"""Whether one arm is better than another: paired differences, their intervals, and the verdict on a claim.
+"""Whether one arm beats another: paired differences, intervals, the verdict on a claim.
 
 For reports of `evaluate.compare`, of one recipe or of all cells of a study; nothing is asked anew. The difference
 arm − minus is taken on the same rows, in the measure's unit. Its interval (95 %) is over clusters of rows and, where a

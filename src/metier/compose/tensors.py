@@ -132,11 +132,11 @@ def walk(
             bar.advance()
             if not base.is_floating_point():
                 return _equal(family.owner, name, base, experts)
-            length[0] += _squares(base)
+            length[0] += weights.squares(base)
             for expert, tensor in experts.items():
-                moved[expert] += _squares(tensor.to(base.dtype) - base)
+                moved[expert] += sum(weights.squares(t.to(b.dtype) - b) for t, b in weights.chunks(tensor, base))
             merged = method(base, experts, Here(name, seed, survey))
-            if merged.shape != base.shape or not torch.isfinite(merged).all():
+            if merged.shape != base.shape or not math.isfinite(weights.squares(merged)):
                 wrong = f"of another shape, {list(merged.shape)}" if merged.shape != base.shape else "not finite"
                 raise MetierError(f"{family.owner}: the merged '{name}' is {wrong}")
             return merged
@@ -195,10 +195,6 @@ def _equal(owner: str, name: str, base: Tensor, experts: Mapping[str, Tensor]) -
         if not torch.equal(tensor, base):
             raise MetierError(f"{owner}: '{name}' holds whole numbers that differ in '{expert}' and the base")
     return base
-
-
-def _squares(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
 def _size(of: Weights, tensor: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from metier.disk import write_json
 from metier.options import MetierError
 
 SHARD = 4 << 30  # bytes of a file
+CHUNK = 1 << 20  # numbers worked on at once where float64 is needed
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -60,7 +61,7 @@ class File:
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self.files[name], framework="pt") as opened:
             found: Tensor = opened.get_tensor(name)
-        return found.clone()  # the file's own pages are let go of
+        return found  # pages of the file, which are let go of with the tensor
 
 
 class Weights:
@@ -155,6 +156,16 @@ class _Adapter:
         patterns = self.config.get("alpha_pattern") or {}
         alpha = patterns.get(get_pattern_key(list(patterns), module), self.config["lora_alpha"])
         return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+
+def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same stretch of all, one after the other: float64 copies of whole tensors would be most of the memory."""
+    return zip(*(tensor.reshape(-1).split(CHUNK) for tensor in tensors), strict=True)
+
+
+def squares(tensor: Tensor) -> float:
+    """Σ x², in float64."""
+    return sum(float(part.double().square().sum()) for (part,) in chunks(tensor))
 
 
 def write(

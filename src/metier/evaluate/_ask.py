@@ -174,7 +174,9 @@ def _piece(
     if known is None or not path.exists():
         begun = time.monotonic()
         answered, tokens = ask(chat, task, measure, rows, advance)
-        write_table(pa.Table.from_pylist([{"task": task.name, **r} for r in answered], SCHEMA), path.with_suffix(".tmp"))
+        write_table(
+            pa.Table.from_pylist([{"task": task.name, **r} for r in answered], SCHEMA), path.with_suffix(".tmp")
+        )
         path.with_suffix(".tmp").rename(path)
         known = {"key": key, "chat": name, "task": task.name, "measure": measure, "rows": len(rows), "tokens": tokens,
                  "seconds": round(time.monotonic() - begun, 3)}  # fmt: skip

@@ -58,7 +58,9 @@ def measure(
     found = _ask.collect(
         "evaluate.choice", chats, tasks, ask, work, facts=("choice", normalise), only=only, kinds=("choose",)
     )
-    chosen = [dataclasses.replace(t, measures={n: m for n, m in t.measures.items() if m.ask == "choose"}) for t in tasks]
+    chosen = [
+        dataclasses.replace(t, measures={n: m for n, m in t.measures.items() if m.ask == "choose"}) for t in tasks
+    ]
     derived = {t.name: {k: v for n, m in t.measures.items() for k, v in _derived(n, m).items()} for t in chosen}
     calibration: dict[str, Any] = {}
     for task in chosen:

@@ -57,9 +57,7 @@ def _read(chat: Chat, name: str, rows: list[Row], advance: _ask.Advance) -> tupl
     return made, sum(tokens for _, tokens in found)
 
 
-def _write(
-    chat: Chat, task: Task, rows: list[Row], max_tokens: int, advance: _ask.Advance
-) -> tuple[list[Row], float]:
+def _write(chat: Chat, task: Task, rows: list[Row], max_tokens: int, advance: _ask.Advance) -> tuple[list[Row], float]:
     replies = _ask.write(chat, rows, Sampling(max_tokens), advance)
     made = [
         _ask.made(name, r, value, gold=r.get("reference") or "", reply=reply.text)

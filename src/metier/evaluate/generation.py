@@ -1,8 +1,8 @@
-"""Written replies, graded by their task: several samples a question, metrics, and what was refused.
+"""Written replies, graded by their task: several samples a question, metrics, refusals.
 
 For what a user sees: a temperature, a length, a guard. Beside the grades of the task stand, for each measure ``m``, the
 share *m.refused*, the *m.confidence* of replies where the model tells it, and *m.exact*, *m.f1* (words in common) or
-*m.chrf* (characters in common) against the rows' `reference`. Refusals count as replies in every mean; the numbers under
+*m.chrf* (characters in common) against the rows' `reference`. Refusals count as replies in every mean; numbers under
 ``answered`` leave them out. With `n` samples each is a row of its own, in the cluster of its question. Measures that
 are read or chosen are left out.
 
@@ -72,7 +72,9 @@ def measure(
         "evaluate.generation", chats, tasks, ask, work, facts=(sampling, sorted(closeness)), only=only,
         kinds=("write",), reply_tokens=max_tokens * n,
     )  # fmt: skip
-    written = [dataclasses.replace(t, measures={k: m for k, m in t.measures.items() if m.ask == "write"}) for t in tasks]
+    written = [
+        dataclasses.replace(t, measures={k: m for k, m in t.measures.items() if m.ask == "write"}) for t in tasks
+    ]
     derived = {
         t.name: {
             f"{k}.{d}": Measure("write", m.kind, unit, better, f"{m.title}, {d}", words)

@@ -32,7 +32,7 @@ NEEDS = {"access": "logits"}
 Window = Annotated[int, Field(ge=2)]
 BITS, NATS = "bits_per_byte", "nats_per_token"
 MEASURES = {
-    BITS: Measure("read", "domain", "bits per byte", "lower", "texts", "Bits a model needs for each byte of the texts."),
+    BITS: Measure("read", "domain", "bits per byte", "lower", "texts", "Bits a model needs for each byte of text."),
     NATS: Measure("read", "domain", "nats per token", "lower", "texts, by token",
                   "Nats a model needs for each of its own tokens; only for models with one tokenizer."),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Refuses where the reply is not sure enough, and finds the confidence from which on replies can be trusted.
+"""Refuses where the reply is not sure enough; finds from where on replies can be trusted.
 
 For a specialist that should rather say nothing than something wrong. How sure a reply is, it tells itself (its
 `confidence`); where it does not, the geometric mean of its tokens' probabilities stands for it, which a model gives
@@ -7,9 +7,7 @@ replies that were graded: `guard.confidence.fit` reads a report of `evaluate.gen
 tokens, log-probability and confidence of what it withholds. Log-probabilities go through unchanged.
 
     confidence = exp(Σ log p(token) / tokens);   refused when confidence < at_least
-    fit: the lowest threshold at which a bound of the share of wrong answers stays under the risk
-
-Paper: Selective Classification for Deep Neural Networks (Geifman & El-Yaniv, 2017)
+    fit: the lowest of ten thresholds at which a bound of the share of wrong answers stays under the risk
 
 Options:
     at_least: confidence a reply must have; 0 is the bare chat; what `fit` found when not given.
@@ -97,7 +95,9 @@ class Sure(Wrapped):
             return reply
         sure = reply.certainty
         if sure is None:
-            raise MetierError(f"{NAME}: the chat tells no log-probability of its replies, so nobody knows how sure it is")
+            raise MetierError(
+                f"{NAME}: the chat tells no log-probability of its replies, so nobody knows how sure it is"
+            )
         if sure >= self.at_least:
             return dataclasses.replace(reply, confidence=sure)
         return dataclasses.replace(reply, text=self.says, confidence=sure, refused=True)

@@ -1,4 +1,4 @@
-"""The records in the order of their scores, for training that goes from easy to hard or short to long.
+"""The records in the order of their scores, for training from easy to hard.
 
 Take it with ``order: given`` in the training step, or the batches are mixed again. Equal scores keep the order of the
 records. A reason instead of a score drops a record, as in `keep`.

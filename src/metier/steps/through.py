@@ -1,4 +1,4 @@
-"""Records as a wrapped chat would put them to its model, so that training sees what inference shows.
+"""Records as a wrapped chat would put them to its model: training sees what inference shows.
 
 For retrieval, dictionaries and examples in the prompt: give the very wrap that will serve, and each record's prompt is
 what its model would have been asked; replies stay. The model itself is not asked and not loaded. In a conversation only

@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -208,7 +209,7 @@ class _Reader:
         given = self.raw["recipe"]
         if isinstance(given, str):
             path = self.path.parent / given
-            if not path.is_file():
+            if not os.path.isfile(path):  # a name too long for a file is none either
                 raise self.fault(f"there is no recipe '{given}' beside the study", "recipe")
             return text_of(path), path.name
         start, end = node.start_mark, node.end_mark

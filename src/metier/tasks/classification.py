@@ -1,4 +1,4 @@
-"""Putting texts into classes: which of the labels is the likeliest, for chats and classifiers alike.
+"""Putting texts into classes: which label is the likeliest, for chats and classifiers alike.
 
 For any records with a `label`: topics, intents, sentiments, risk classes. A chat is asked by a template and chooses
 among the labels; a classifier (`train.loop.head`) answers the same rows. The training rows ``$task.train`` hold what is

@@ -99,10 +99,10 @@ def reply_of(value: Any, key: str) -> str:
 
 
 def asked_as(prompt: Any, given: Any) -> Any:
-    """A prompt as the file writes it: as text where it may be one."""
+    """A prompt as the file writes it; in a new row as the record has it, so that a file holds prompts of one kind."""
     turns = [say("user", prompt)] if isinstance(prompt, str) else prompt
-    alone = [turn["role"] for turn in turns] == ["user"] and not isinstance(given, list)
-    return turns[0]["content"] if alone else aligned(turns, given)
+    text = isinstance(prompt, str) if given is None else isinstance(given, str)
+    return turns[0]["content"] if text and [turn["role"] for turn in turns] == ["user"] else aligned(turns, given)
 
 
 def answer_as(reply: str, given: Any, asked: Any) -> Any:

@@ -15,7 +15,7 @@ ROLES = {
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 CALLS = ("tool_calls", "function_call")
 
-Turn = dict[str, Any]  # role, content and, where the file has one, weight
+Turn = dict[str, Any]  # role, content and, where the file gives a reply one, weight
 
 
 class Misfit(Exception):
@@ -122,8 +122,8 @@ def _turn(number: int, item: Any, keys: Keys) -> Turn:
     if not isinstance(role, str) or role not in ROLES:
         raise Misfit(f"message {number} is from {role!r}; known are {', '.join(sorted(ROLES))}")
     turn = say(ROLES[role], _content(number, item, keys))
-    weight = item.get("weight")
-    if isinstance(weight, int | float) and not isinstance(weight, bool):
+    weight = item.get("weight")  # of a reply: 0 is not learnt
+    if turn["role"] == "assistant" and isinstance(weight, int | float) and not isinstance(weight, bool):
         turn["weight"] = float(weight)
     return turn
 
@@ -162,6 +162,6 @@ def _written(old: dict[str, Any], turn: Turn, keys: Keys) -> dict[str, Any]:
     item = {name: value for name, value in old.items() if name not in CALLS}
     item.setdefault(keys.role, keys.names.get(turn["role"], turn["role"]))
     item[keys.content] = turn["content"]
-    if turn.get("weight") != item.get("weight"):
-        item["weight"] = turn.get("weight")
+    if "weight" in turn and turn["weight"] != item.get("weight"):
+        item["weight"] = turn["weight"]
     return item

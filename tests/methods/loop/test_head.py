@@ -63,8 +63,12 @@ def test_a_step_is_the_same_however_it_is_cut_and_is_what_transformers_computes(
 
     from metier.lm import heads
 
+    # Adam makes whole steps of gradients that are rounding errors, unless eps is larger than they are.
+    steady = method("train.optimizer", "optimizer", "adamw", lr=1e-2, eps=1e-2)
+
     def run(micro, objective="cross_entropy"):
-        return Run(toy, DATA, setup(tmp_path / f"{micro}", micro_tokens=micro, steps=3, objective=objective),
+        return Run(toy, DATA, setup(tmp_path / f"{micro}", micro_tokens=micro, steps=3, objective=objective,
+                                       optimizer=steady),
                    partial(batches.labelled, labels=["dry", "wet"]), "test", head.SLOTS,
                    lambda m: heads.attach(*load.network(m), ["dry", "wet"]))  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What training changed, as a thing of its own: the difference between a specialist and its base.
+"""What training changed, as a thing of its own: the difference of a specialist and its base.
 
 For keeping many specialists of one base, for putting a skill into a later version of the base (trained a little
 further, of the same shapes), and for turning a skill down or up. Not for a base of another origin: the numbers fit, the
@@ -50,7 +50,8 @@ def make(model: Model, base: Model, *, rank: Count | None = None, work: Work) ->
     def pieces(name: str) -> dict[str, Tensor]:
         change = _difference(family, name)
         found = factors(change, rank)
-        lost[name], total[name] = _squares(change - whole(found)), _squares(change)
+        lost[name] = 0.0 if "" in found else weights.squares(change - whole(found))
+        total[name] = weights.squares(change)
         bar.advance()
         return found
 
@@ -73,16 +74,19 @@ def apply(model: Model, part: Part, *, scale: Real = 1.0, work: Work) -> Model:
     below = Weights(model)
     _refuse_misfits(below, held)
 
-    def changed(name: str) -> Tensor:
+    def moved(name: str) -> Tensor:
         tensor = below[name]
         pieces = {end: held[name + end] for end in ("", UP, DOWN) if name + end in held.files}
         bar.advance()
         if not pieces or scale == 0:
             return tensor
-        return tensor.double().add_(whole(pieces).double(), alpha=scale)
+        changed = torch.empty_like(tensor)
+        for out, before, change in weights.chunks(changed, tensor, whole(pieces)):
+            out.copy_(before.double().add_(change.double(), alpha=scale))
+        return changed
 
     with work.progress("adding the difference", len(below.names)) as bar, replacing(work.folder / "model") as folder:
-        tensors.write(folder, below, below, changed)
+        tensors.write(folder, below, below, moved)
     skill = {"part": part.digest, "method": part.method, "scale": scale, "licence": part.notes.get("licence")}
     known = {tensors.licence(model), skill["licence"]}
     joint = {} if None in known else {"licence": " AND ".join(sorted(map(str, known)))}
@@ -132,7 +136,10 @@ def _difference(family: tensors.Family, name: str) -> Tensor:
     base, experts = family.read(name)
     if not base.is_floating_point():
         raise MetierError(f"{NAME}: '{name}' holds whole numbers that differ")
-    return (experts["the model"].double() - base.double()).float()
+    change = torch.empty(base.shape, dtype=torch.float32)
+    for out, after, before in weights.chunks(change, experts["the model"], base):
+        out.copy_(after.double() - before.double())
+    return change
 
 
 def _refuse_misfits(below: Weights, held: weights.File) -> None:
@@ -145,7 +152,3 @@ def _refuse_misfits(below: Weights, held: weights.File) -> None:
             raise MetierError(
                 f"{NAME}: '{place}' is {' × '.join(map(str, shape))} in the part and {there} in the model"
             )
-
-
-def _squares(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from metier.compose.tensors import Here
+from metier.compose.weights import chunks
 from metier.options import MetierError, Real
 
 
@@ -29,12 +30,16 @@ def merge(
     normalise: bool = False,
 ) -> Tensor:  # fmt: skip
     shares = shares_of(list(experts), weights, normalise)
-    mixed = torch.zeros_like(base, dtype=torch.float64)
     rest = 1.0 - math.fsum(shares.values())
-    for share, tensor in [(rest, base), *((shares[name], experts[name]) for name in sorted(experts))]:
-        if share:  # so that a weight of 1 gives the expert itself
-            mixed.add_(tensor.double(), alpha=share)
-    return mixed.to(base.dtype)
+    parts = [(rest, base), *((shares[name], experts[name]) for name in sorted(experts))]
+    parts = [(share, tensor) for share, tensor in parts if share]  # so that a weight of 1 gives the expert itself
+    mixed = torch.empty(base.shape, dtype=base.dtype)
+    for out, *pieces in chunks(mixed, *(tensor for _, tensor in parts)):
+        total = torch.zeros(out.shape, dtype=torch.float64)
+        for (share, _), piece in zip(parts, pieces, strict=True):
+            total.add_(piece.double(), alpha=share)
+        out.copy_(total)
+    return mixed
 
 
 def shares_of(names: list[str], weights: dict[str, float] | None, normalise: bool) -> dict[str, float]:

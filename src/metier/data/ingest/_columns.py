@@ -23,7 +23,7 @@ def look(seen: dict[str, dict[str, str]], columns: Row, place: str) -> None:
         if kind is not None and kind not in kinds:
             kinds[kind] = place
             if name == "prompt" and "text" in kinds and len(kinds) > 1:
-                other = next(where for where in kinds.values() if where != place)
+                other = next((where for where in kinds.values() if where != place), "the same line")
                 raise MetierError(f"{place}: one prompt is text and the other messages (as in {other}); "
                                   f"read them in two steps")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Record files → Records: jsonl, json, csv, parquet in the shapes people keep training data in.
+"""Record files → Records: jsonl, json, csv, parquet, in the shapes of training data.
 
 For training data that exists already: instructions (alpaca, sharegpt, messages, OpenAI, prompt–completion), texts,
 preferences, KTO. The shape is found in the first row of each file, and the columns are those of the record form: text ·
@@ -86,8 +86,10 @@ def read(
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             batch, size = [], 0
             for file in usable:
+                line, place = 0, 0  # a json file may hold many rows in one line, and equal ones
                 for fit in _fitting(file, shape, "drop", Counter(), None):
-                    batch.append(_record(file, fit, columns, licence))
+                    line, place = fit.line, place + 1 if fit.line == line else 0
+                    batch.append(_record(file, fit, place, columns, licence))
                     counts[fit.shape] += 1
                     size += len(fit.told)
                     if len(batch) >= ROWS_A_BATCH or size > LARGE:
@@ -157,10 +159,11 @@ def _told(row: Row) -> str:
     return text
 
 
-def _record(file: _files.File, fit: _Fit, columns: dict[str, pa.DataType], licence: str) -> Row:
+def _record(file: _files.File, fit: _Fit, place: int, columns: dict[str, pa.DataType], licence: str) -> Row:
     record: Row = {name: _columns.cell(fit.columns.get(name), type_) for name, type_ in columns.items()}
     given = None if _told(shapes.write(record, fit.shape)) == fit.told else fit.told
-    digest = hashlib.sha256(f"{file.name}\0{fit.line}\0{fit.told}".encode()).hexdigest()[:16]
+    name = f"{file.name}\0{fit.line}\0{fit.told}" + (f"\0{place}" if place else "")
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     origin = {"file": file.name, "line": fit.line, "kind": _streams.kind_of(file), "licence": licence,
               "shape": fit.shape, "given": given}  # fmt: skip
     return {"id": digest, **record, "origin": origin}

@@ -1,4 +1,4 @@
-"""How long a record is, in words, characters or bytes; too short or too long is a reason to drop it.
+"""How long a record is, in words, characters or bytes; too short or too long drops it.
 
 For data from many hands, where one-word answers and runaway texts teach little, and for keeping the longest or, with
 `order`, for going from short to long. Everything a record says counts (text, or all turns, prompt and replies), or one

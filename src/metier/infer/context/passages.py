@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
+import itertools
 from collections.abc import Sequence
 
-import bm25s
-import numpy as np
-
 from metier.artefacts import Records
+from metier.lm import search
 from metier.lm.chat import GREEDY, Access, Advance, Chat, Reply, Sampling, Wrapped
 from metier.lm.score import LogProb
 from metier.lm.tokens import Conversation
@@ -33,13 +31,12 @@ from metier.options import Count, MetierError, Natural
 
 OFF = {"top": 0}
 GIVES: Access = "logits"
-WORD = re.compile(r"\w\w+")
 
 
 def wrap(chat: Chat, data: Records, *, top: Natural = 1, longest: Count = 1200) -> Chat:
     if top == 0:
         return chat
-    if not any(WORD.search(text or "") for text in data.column("text")):
+    if not any(map(search.words_of, data.column("text"))):
         raise MetierError("infer.context.passages: the data has no text to look things up in")
     return Passages(chat, data, top, longest)
 
@@ -83,18 +80,11 @@ class Passages(Wrapped):
 
     def find(self, query: str) -> list[int]:
         """Row numbers of the best passages, best first; equal ones in the order of the data."""
-        words = words_of(query)
-        if not any(word in self._index.vocab_dict for word in words):
-            return []
-        scores = self._index.get_scores(words)
-        best = np.argsort(-scores, kind="stable")[: self.top]
-        return [int(i) for i in best if scores[i] > 0]
+        return list(itertools.islice(self._index.ranked([query])[0], self.top))
 
     @functools.cached_property
-    def _index(self) -> bm25s.BM25:
-        index = bm25s.BM25()
-        index.index([words_of(text or "") for text in self.data.column("text")], show_progress=False)
-        return index
+    def _index(self) -> search.Words:
+        return search.Words(self.data.column("text"))
 
     def _before(self, found: list[int]) -> str:
         texts = self.data.table.column("text")
@@ -103,10 +93,6 @@ class Passages(Wrapped):
     def _ids(self, found: list[int]) -> list[str]:
         ids = self.data.table.column("id")
         return [ids[i].as_py() for i in found]
-
-
-def words_of(text: str) -> list[str]:
-    return WORD.findall(text.lower())
 
 
 def shortened(text: str, longest: int) -> str:

@@ -1,4 +1,4 @@
-"""Any adapter of peft by name: other ways than LoRA's product to change a model with few numbers.
+"""Any adapter of peft by name: other ways to change a model with few numbers.
 
 For comparing adapters, or when LoRA is not small or gentle enough. `lora` is the default for good reason: the most
 tried, and among the fastest. All are saved as plain peft folders and, but for *p-tuning*, can be trained further; all but the

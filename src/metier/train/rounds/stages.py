@@ -1,4 +1,4 @@
-"""Trains on one set of records after another: what a stage ends with, the next one starts from.
+"""Trains on one set of records after another; each stage starts where the last one ended.
 
 For curricula and order: texts first and questions after, simple before hard, one field after another. Each stage is
 a whole training of its own, with its own schedule, fresh optimizer state and the same slots; an adapter is carried on,
