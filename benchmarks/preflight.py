@@ -36,8 +36,8 @@ RECIPES = {
 def metier(home: Path, *arguments: str) -> Any:
     code = "from metier.cli import main; main()"
     environment = os.environ | {"METIER_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code, *arguments, "--json"], capture_output=True, text=True, check=True,
-                          env=environment)  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, *arguments, "--json"], capture_output=True, text=True,
+                          check=True, env=environment)  # fmt: skip
     return json.loads(done.stdout)
 
 
@@ -55,7 +55,8 @@ def tried(name: str, steps: str, place: Path) -> dict[str, float | str]:
     taken = sum(row["seconds"] for row in fresh)
     peak = max(row["peak_memory_bytes"] for row in ran)
     return {"recipe": name, "memory foreseen / taken": max(r["memory_bytes"] for r in foreseen) / peak,
-            "memory measured / taken": max(r["memory_bytes"] for r in measured) / peak, "time said / taken": said / taken,
+            "memory measured / taken": max(r["memory_bytes"] for r in measured) / peak,
+            "time said / taken": said / taken,
             "seconds taken": taken, "wall": wall, "GiB taken": peak / 2**30}  # fmt: skip
 
 

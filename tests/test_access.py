@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metier import catalogue, recipe
+from metier import recipe
 from metier.options import MetierError
 
 CLOSED = '''
@@ -65,5 +65,5 @@ def test_a_wrap_gives_no_more_than_the_chat_inside() -> None:
 def test_a_closed_model_cannot_be_trained() -> None:
     with pytest.raises(MetierError, match="'model' needs Model, got Chat"):
         check(
-            "closed: closed_model\nx: {use: train.loop.pretrain, model: $closed, data: data.ingest.general_text, steps: 1}"
+            "closed: closed_model\nx: {use: train.loop.pretrain, model: $closed, data: data.ingest.general_text}"
         )

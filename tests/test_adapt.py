@@ -92,7 +92,9 @@ def test_a_second_run_computes_nothing_and_says_the_same(documents: Path, specia
     done = adapt(documents, specialist)
     assert done.returncode == 0, done.stderr
     lines = [
-        line for line in done.stderr.splitlines() if line.strip() and not line.strip().startswith(("reader", "out", "needs "))
+        line
+        for line in done.stderr.splitlines()
+        if line.strip() and not line.strip().startswith(("reader", "out", "needs "))
     ]
     assert lines and all("kept from before" in line for line in lines), done.stderr
     after = json.loads((specialist / "report.json").read_text(encoding="utf-8"))

@@ -150,6 +150,7 @@ def load(method: Method) -> Callable[..., Any]:
 
 EXTRAS = {
     "lm_eval": "eval",
+    "sacrebleu": "eval",
     "openai": "serve",
     "fastapi": "serve",
     "ray": "ray",

@@ -139,7 +139,9 @@ def study(
     from metier import study as studies
 
     with console.Display(as_json) as display:
-        facts = studies.run(file, out, show=studies.Show(display.progress, display.started, display.finished, display.say))
+        facts = studies.run(
+            file, out, show=studies.Show(display.progress, display.started, display.finished, display.say)
+        )
     if as_json:
         print_json(facts)
     else:

@@ -75,10 +75,10 @@ def _reports(study: Study, ran: Ran, cost: Mapping[str, float]) -> list[Report]:
             columns = {name: rows[name] for name in rows.column_names}
             found.append(_marked(report.numbers["tasks"], columns | {"chat": [ran.cell.arm] * len(rows)}, run))
     if ran.error is None:
-        scalars = dict(scalars(ran)) | {f"cost.{k}": v for k, v in cost.items()}
+        numbers = dict(scalars(ran)) | {f"cost.{k}": v for k, v in cost.items()}
         for metric in study.metrics:
-            if metric in scalars:
-                found.append(_number(metric, scalars[metric], ran.cell.arm, run))
+            if metric in numbers:
+                found.append(_number(metric, numbers[metric], ran.cell.arm, run))
     return found
 
 

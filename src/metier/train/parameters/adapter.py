@@ -1,8 +1,8 @@
 """Any adapter of peft by name: other ways to change a model with few numbers.
 
 For comparing adapters, or when LoRA is not small or gentle enough. `lora` is the default for good reason: the most
-tried, and among the fastest. All are saved as plain peft folders and, but for *p-tuning*, can be trained further; all but the
-words in front (*prompt*, *p-tuning*, *prefix*) are folded into the weights when the model is opened.
+tried, and among the fastest. All are saved as plain peft folders and, but for *p-tuning*, can be trained further; all
+but the words in front (*prompt*, *p-tuning*, *prefix*) are folded into the weights when the model is opened.
 
     products of thin matrices   lora, rslora, dora, gralora, delora, hira, glora, peanut, psoft, randlora, vera
     products of other shapes    loha, lokr, miss, c3a, vblora, tinylora
