@@ -95,7 +95,7 @@ def forked(place: Place) -> int:
 
 def separate(place: Place) -> int:
     place.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", "from metier.cli import main; main()", *place.arguments()]
+    command = [sys.executable, "-c", "from metier.__main__ import main; main()", *place.arguments()]
     with (place.folder / "said.txt").open("a") as heard:
         environment = os.environ | {"METIER_HOME": str(place.home)}
         return subprocess.Popen(command, stdout=heard, stderr=heard, env=environment).pid

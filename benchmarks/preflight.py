@@ -34,7 +34,7 @@ RECIPES = {
 
 
 def metier(home: Path, *arguments: str) -> Any:
-    code = "from metier.cli import main; main()"
+    code = "from metier.__main__ import main; main()"
     environment = os.environ | {"METIER_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code, *arguments, "--json"], capture_output=True, text=True,
                           check=True, env=environment)  # fmt: skip

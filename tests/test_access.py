@@ -64,6 +64,4 @@ def test_a_wrap_gives_no_more_than_the_chat_inside() -> None:
 
 def test_a_closed_model_cannot_be_trained() -> None:
     with pytest.raises(MetierError, match="'model' needs Model, got Chat"):
-        check(
-            "closed: closed_model\nx: {use: train.loop.pretrain, model: $closed, data: data.ingest.general_text}"
-        )
+        check("closed: closed_model\nx: {use: train.loop.pretrain, model: $closed, data: data.ingest.general_text}")

@@ -35,8 +35,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def adapt(documents: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     sets = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-c", "from metier.cli import main; main()", "adapt", str(documents), "--out", str(out),
-               "--budget", "1s", *sets, *more]  # fmt: skip
+    begin = [sys.executable, "-m", "metier", "adapt", str(documents), "--out", str(out)]
+    command = [*begin, "--budget", "1s", *sets, *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 
 def metier(*arguments: str, given: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from metier.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from metier.__main__ import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, input=given, cwd=cwd, timeout=200)
 
 
@@ -73,7 +73,7 @@ def test_a_conversation_ends_with_the_input(toy: object) -> None:
 def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("The river rises. " * 400)
-    command = [sys.executable, "-c", "from metier.cli import main; main()", "adapt", "docs", "--out", "out"]
+    command = [sys.executable, "-c", "from metier.__main__ import main; main()", "adapt", "docs", "--out", "out"]
     environment = os.environ | {"METIER_HOME": str(tmp_path / "home")}
     running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

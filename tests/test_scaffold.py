@@ -92,7 +92,7 @@ def test_a_method_from_outside_is_listed_checked_and_run(tmp_path: Path) -> None
     recipe.write_text("text: data.ingest.general_text\nbest: {use: data.select.mine, data: $text}\n")
 
     def metier(*arguments: str) -> str:
-        code = "from metier.cli import main; main()"
+        code = "from metier.__main__ import main; main()"
         home = {"METIER_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run([sys.executable, "-c", code, "--methods", str(tmp_path / "own"), *arguments],
                               capture_output=True, text=True, env=home)  # fmt: skip

@@ -29,7 +29,7 @@ def main() -> None:
 
         cli.main()
     except SystemExit as end:
-        code = end.code
+        code = 128 + caught[0] if caught else end.code
     except BaseException:  # an interrupt in the midst of an import may surface as anything
         if not caught:
             raise
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _say() -> None:
-    more = "; the same command goes on from here" if sys.argv[1:2] and sys.argv[1] in GOES_ON else ""
+    more = "; the same command goes on from here" if set(GOES_ON) & set(sys.argv[1:]) else ""
     print(f"\nmetier: stopped{more}", file=sys.stderr)
 
 

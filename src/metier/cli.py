@@ -26,7 +26,7 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change an option:
 
 
 def main() -> None:
-    """Entry point: bad input is one sentence and exit code 2, Ctrl-C is one sentence and exit code 130."""
+    """Bad input is one sentence and exit code 2; Ctrl-C is left to ``__main__``, where the command begins."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for its authors, not its users
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
@@ -46,7 +46,7 @@ def main() -> None:
         else:
             raise
     if code == INTERRUPTED:
-        print("\nmetier: stopped; the same command goes on from here", file=sys.stderr)
+        raise KeyboardInterrupt
     sys.exit(code if isinstance(code, int) else 0)
 
 

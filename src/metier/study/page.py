@@ -24,7 +24,7 @@ Facts = Mapping[str, Any]
 MARK = "<!-- written by metier study -->"
 FILES = ("plot.svg", "index.html", "results.json", "README.md")
 TONES = {"holds": "good", "does not hold": "bad", "does not hold at this size": "bad"}
-COLUMNS = 6  # measures in the table of arms
+COLUMNS = 4  # measures in the table of arms
 
 
 def refuse(place: Path) -> None:
@@ -146,12 +146,12 @@ def _claim(facts: Facts, claim: Facts) -> dict[str, Any]:
         for c in comparisons:
             tone = TONES.get(c["verdict"], "open")
             strip = Markup(figures.interval(c["change"], c["low"], c["high"], span, tone))
+            name = f"{c['arm']} − {c['minus']}" + (f", {c['point']}" if c["point"] else "")
+            number = signed(c["change"], f)
             drawn.append({
-                "arm": c["arm"], "minus": c["minus"], "point": c["point"], "strip": strip, "tone": tone,
-                "name": f"{c['arm']} − {c['minus']}" + (f", {c['point']}" if c["point"] else "") + (
-                    f": {how['title']}" if len(by_metric) > 1 else ""),
-                "change": f"{signed(c['change'], f)} {f.change}".strip(), "interval": _interval(c, f), "n": c["n"],
-                "clusters": c["clusters"], "seeds": c["seeds"], "verdict": c["verdict"], "p": c["p"],
+                **c, "strip": strip, "tone": tone, "number": number, "change": f"{number} {f.change}".strip(),
+                "name": f"{name}: {how['title']}" if len(by_metric) > 1 else name, "interval": _interval(c, f),
+                "p": c["p"] if len(claim["comparisons"]) > 1 else None,
             })  # fmt: skip
         edge = span.place(bound)
         right = holds is not None and (holds.sign[0] == ">") == (span.right > span.left)
@@ -161,15 +161,19 @@ def _claim(facts: Facts, claim: Facts) -> dict[str, Any]:
         })  # fmt: skip
         rows += drawn
     tone = TONES.get(claim["verdict"], "open")
-    return {**claim, "rows": rows, "panels": panels, "tone": tone}
+    words = claim.get("holds", "").replace(">=", "≥").replace("<=", "≤").replace("-", "−")
+    return {**claim, "rows": rows, "panels": panels, "tone": tone, "claimed": words}
 
 
 def _columns(facts: Facts) -> list[str]:
     """Measures worth a column: what claims and picture name, then the field, pools, and other skills."""
     known = facts["measures"]
-    named = [m for c in facts["claims"] for m in _listed(c["options"].get("metric"))]
+    named = [m for c in facts["claims"] for m in _listed(c["options"].get("metric")) if not m.startswith("cost.")]
     named += [facts["pareto"][k] for k in ("x", "y")] if facts["pareto"] else []
-    rest = sorted(known, key=lambda m: (known[m]["kind"] != "domain", "members" not in known[m]))
+    rest = sorted(
+        (m for m in known if not m.startswith("cost.")),
+        key=lambda m: (known[m]["kind"] != "domain", "members" not in known[m]),
+    )
     return [m for m in dict.fromkeys([*named, *rest]) if m in known][:COLUMNS]
 
 

@@ -12,6 +12,11 @@ from metier.artefacts import Report
 from metier.calls import Call, Ref
 from metier.catalogue import Method
 
+COSTS = {  # of a run: ``cost.name`` → title and unit
+    "seconds": ("time of a run alone", "seconds"), "own_seconds": ("own time of a run", "seconds"),
+    "tokens_trained": ("tokens trained on", "tokens"), "parameters_trained": ("weights trained", "weights"),
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:

@@ -34,10 +34,9 @@ import yaml
 from metier import catalogue, options, recipe
 from metier.calls import Call, flat
 from metier.options import MetierError, Parameter, Seed
-from metier.study.plan import Cell, Claim, Study, needed
+from metier.study.plan import COSTS, Cell, Claim, Study, needed
 
 KEYS = ("title", "about", "paper", "recipe", "arms", "grid", "seeds", "seeded", "reports", "chat", "claims", "pareto")
-COSTS = ("seconds", "own_seconds", "tokens_trained", "parameters_trained")
 OWN = ("use", "says", "at")  # what a claim may say beside the options of its method
 WORDS = {
     "arms": "names to options, '{expert.epochs: 2}'", "grid": "options to lists of values", "pareto": "x, y to metrics",
@@ -216,7 +215,11 @@ class _Reader:
         return "\n" * start.line + " " * start.column + text[start.index : end.index], self.name
 
     def _seed(self, value: int) -> int:
-        return int(options.checked(self.name, Parameter("seeds", Seed, "value", None, True), value))
+        return int(
+            options.checked(
+                f"{self.name}, line {self.lines[('seeds',)]}", Parameter("seeds", Seed, "value", None, True), value
+            )
+        )
 
     def _map(self, key: str, kind: type) -> dict[str, Any]:
         given = {} if self.raw.get(key) is None else self.raw[key]

@@ -17,9 +17,10 @@ from metier.analyse._runs import Runs, arrange, difference, level
 from metier.analyse.differences import verdict
 from metier.artefacts import Measure, Report
 from metier.options import MetierError
-from metier.study.plan import Claim, Ran, Study
+from metier.study.plan import COSTS, Claim, Ran, Study
 
 COLUMNS = ("task", "measure", "chat", "id", "cluster", "value", "weight")
+TEXTS = ("prompt", "gold", "reply")
 APART = ("tasks", "totals", "cost")  # of a report's numbers: told elsewhere
 
 
@@ -72,7 +73,7 @@ def _reports(study: Study, ran: Ran, cost: Mapping[str, float]) -> list[Report]:
         if "tasks" in report.numbers and set(COLUMNS) <= set(rows.column_names):
             if study.chat is not None:
                 rows = rows.filter(pc.equal(rows["chat"], study.chat))
-            columns = {name: rows[name] for name in rows.column_names}
+            columns = {name: rows[name] for name in (*COLUMNS, *TEXTS) if name in rows.column_names}
             found.append(_marked(report.numbers["tasks"], columns | {"chat": [ran.cell.arm] * len(rows)}, run))
     if ran.error is None:
         numbers = dict(scalars(ran)) | {f"cost.{k}": v for k, v in cost.items()}
@@ -85,8 +86,8 @@ def _reports(study: Study, ran: Ran, cost: Mapping[str, float]) -> list[Report]:
 def _number(metric: str, value: float, arm: str, run: tuple[str, str]) -> Report:
     """A number of a run as a measure with one row."""
     task, _, name = metric.partition(".")
-    better = "lower" if task == "cost" else "higher"
-    how = dataclasses.asdict(Measure("read", "domain", "", better, metric, ""))  # type: ignore[arg-type]
+    title, unit = COSTS[name] if task == "cost" else (metric, "")
+    how = dataclasses.asdict(Measure("read", "domain", unit, "lower" if task == "cost" else "higher", title, ""))
     row = {
         "task": task,
         "measure": name,
@@ -101,13 +102,14 @@ def _number(metric: str, value: float, arm: str, run: tuple[str, str]) -> Report
 
 def _marked(tasks: Mapping[str, Any], columns: Mapping[str, Any], run: tuple[str, str]) -> Report:
     size = len(columns["id"])
+    columns = dict.fromkeys(TEXTS, [""] * size) | dict(columns)
     return Report({"tasks": tasks}, pa.table({**columns, "point": [run[0]] * size, "seed": [run[1]] * size}))
 
 
 def _claim(study: Study, claim: Claim, told: Sequence[tuple[Ran, list[Report]]]) -> dict[str, Any]:
     """The claim's verdict. A claim some of whose cells are missing holds in part at most."""
     about = [(r, reports) for r, reports in told if claim.about(r.cell)]
-    missing = [f"{r.cell.label}: {r.error}" for r, _ in about if r.error]
+    missing = [f"{r.cell.label} failed" for r, _ in about if r.error]
     found: dict[str, Any] = {}
     try:
         given = [report for _, reports in about for report in reports]

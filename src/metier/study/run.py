@@ -18,8 +18,8 @@ from metier.options import MetierError
 from metier.runner import Done
 from metier.store import Progress, Store, home, silent
 from metier.study import page, results
-from metier.study.plan import Cell, Claim, Ran, Study, needed, references
-from metier.study.read import COSTS, read
+from metier.study.plan import COSTS, Cell, Claim, Ran, Study, needed, references
+from metier.study.read import read
 from metier.study.results import scalars
 
 FAULTS = (MetierError, ArithmeticError, RuntimeError, ValueError)  # what a method may meet; anything else is a mistake
