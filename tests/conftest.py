@@ -15,7 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """A tiny random Llama with tokenizer and chat template, as a Model artefact."""
-    import toy as maker
+    from metier.laws import toy as maker
 
     return maker.write(tmp_path_factory.mktemp("toy") / "model")
 

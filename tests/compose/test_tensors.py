@@ -12,12 +12,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import toy as maker
 from metier.artefacts import Model
 from metier.compose import tensors, weights
 from metier.compose.merge import linear
 from metier.compose.weights import Weights
 from metier.disk import files_digest
+from metier.laws import toy as maker
 from metier.lm import load
 from metier.options import Bound, MetierError
 from metier.steps import merge

@@ -9,8 +9,8 @@ import torch
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-import toy as maker
 from metier.artefacts import Records
+from metier.laws import toy as maker
 from metier.lm import heads, load
 from metier.lm.chat import Sampling
 from metier.options import MetierError

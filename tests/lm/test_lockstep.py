@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import toy as maker
 from metier.artefacts import Model
+from metier.laws import toy as maker
 from metier.lm import generate, load, loss, score, tokens
 from metier.lm.chat import Sampling, Wrapped
 from metier.lm.lockstep import Lockstep

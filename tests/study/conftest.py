@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import toy as maker
+from metier.laws import toy as maker
 
 
 @pytest.fixture(scope="session")

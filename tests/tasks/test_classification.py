@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from sklearn.metrics import f1_score
 
-import toy as maker
 from metier.artefacts import Records, Task
 from metier.evaluate import compare
+from metier.laws import toy as maker
 from metier.lm import load
 from metier.options import MetierError
 from metier.store import Work

@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import toy as maker
 from metier.artefacts import Model
+from metier.laws import toy as maker
 from metier.store import Work
 from metier.train.loop import sft
 from metier.train.setup import Setup, method

@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-import toy as maker
 from metier.artefacts import Records
+from metier.laws import toy as maker
 from metier.options import MetierError
 from metier.train import batches
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import toy as maker
+from metier.laws import toy as maker
 from metier.lm import load
 from metier.options import MetierError
 from metier.store import Work

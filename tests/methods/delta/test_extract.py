@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import toy as maker
 from metier.artefacts import Model, Part
 from metier.compose.delta import extract
 from metier.disk import files_digest
+from metier.laws import toy as maker
 from metier.lm import load
 from metier.options import MetierError
 from metier.store import Work

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-import toy as maker
 from metier.artefacts import Records
+from metier.laws import toy as maker
 from metier.laws._training import Interrupt, Stopping
 from metier.lm import load
 from metier.lm import loss as lm_loss

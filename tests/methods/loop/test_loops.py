@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-import toy as maker
 from metier.artefacts import Records
+from metier.laws import toy as maker
 from metier.lm import load
 from metier.lm.chat import Sampling
 from metier.options import MetierError

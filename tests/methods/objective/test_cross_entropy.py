@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import toy as maker
+from metier.laws import toy as maker
 from metier.train import batches
 from metier.train.objective import cross_entropy
 

@@ -7,7 +7,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel, PromptLearningConfig
 from transformers import AutoModelForCausalLM
 
-import toy as maker
+from metier.laws import toy as maker
 from metier.lm import load
 from metier.options import MetierError
 from metier.store import Work

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-import toy as maker
 from metier.artefacts import Records
+from metier.laws import toy as maker
 from metier.laws._training import Interrupt, Stopping
 from metier.lm import load
 from metier.options import MetierError

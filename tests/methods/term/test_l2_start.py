@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-import toy as maker
+from metier.laws import toy as maker
 from metier.laws._training import Interrupt, Stopping
 from metier.lm import load
 from metier.options import MetierError
