@@ -96,8 +96,10 @@ def test_a_change_reruns_exactly_what_depends_on_it(place: Path) -> None:
     assert fresh(ran(place, "--set", "best.share=0.25")) == ["best", "again"]
     edit(place / "docs" / "3.txt", "word3x1", "another")
     assert fresh(ran(place)) == everything
-    other = "import importlib.metadata as m; v = m.version; m.version = lambda n: '0.0' if n == 'peft' else v(n); "
-    assert fresh(ran(place, code=other + MAIN)) == everything
+    other = "import importlib.metadata as m; v = m.version; m.version = lambda n: '0.0' if n == '{}' else v(n); "
+    assert fresh(ran(place, code=other.format("pdfminer.six") + MAIN)) == ["texts"]  # it alone reads documents
+    assert fresh(ran(place, code=other.format("pyarrow") + MAIN)) == everything
+    assert fresh(ran(place, code=other.format("peft") + MAIN)) == []
     assert fresh(ran(place)) == []
 
 

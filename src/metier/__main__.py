@@ -16,9 +16,8 @@ def main() -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        if len(caught) > 1:  # somebody swallowed the first one; the store bears a stop at any moment
-            _say()
-            os._exit(128 + number)
+        if len(caught) > 1:  # somebody swallowed the first
+            _leave(number)
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -30,19 +29,20 @@ def main() -> None:
         cli.main()
     except SystemExit as end:
         code = 128 + caught[0] if caught else end.code
-    except BaseException:  # an interrupt in the midst of an import may surface as anything
+    except BaseException:  # in the midst of an import an interrupt may surface as anything
         if not caught:
             raise
-        _say()
-        code = 128 + caught[0]
+        _leave(caught[0])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # nothing is at work any more
     sys.exit(code)  # type: ignore[arg-type]
 
 
-def _say() -> None:
-    more = "; the same command goes on from here" if set(GOES_ON) & set(sys.argv[1:]) else ""
-    print(f"\nmetier: stopped{more}", file=sys.stderr)
+def _leave(number: int) -> None:
+    """At once: unloading the libraries takes seconds and may meet the interrupt again."""
+    goes_on = "; the same command goes on from here" if set(GOES_ON) & set(sys.argv[1:]) else ""
+    print(f"\nmetier: stopped{goes_on}", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,11 @@ EXTRAS = {
 
 
 def code_digest(paths: Iterable[Path]) -> str:
-    """Of the code, without comments and docstrings, of these files and every metier file imports reach from them."""
+    """Of all that these files do: change it, and what they made before is made anew.
+
+    That is the code, without comments and docstrings, of them and of every metier file that imports reach from them,
+    the data beside that code (in a folder ``files``), and the versions of the libraries it imports.
+    """
     reached: set[Path] = set()
     queue = list(paths)
     while queue:
@@ -171,7 +176,43 @@ def code_digest(paths: Iterable[Path]) -> str:
     sha = hashlib.sha256()
     for path in sorted(reached):
         sha.update(_code(path).encode())
+    for folder in sorted({path.parent / "files" for path in reached}):
+        sha.update(_data(folder).encode())
+    for library in sorted({name for path in reached for name in _libraries(path)}):
+        sha.update(f"{library} {_version(library)}\n".encode())
     return sha.hexdigest()
+
+
+@functools.cache
+def _data(folder: Path) -> str:
+    from metier.disk import files_digest  # pyarrow comes with it, which a listing does not need
+
+    return files_digest(folder) if folder.is_dir() else ""
+
+
+@functools.cache
+def _libraries(path: Path) -> frozenset[str]:
+    """What a file imports that is neither Python's own nor metier's, by its top name."""
+    names = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return frozenset({name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"metier"})
+
+
+@functools.cache
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:  # its package has another name, or is not installed
+        return " ".join(importlib.metadata.version(name) for name in sorted(set(_packages().get(library, ()))))
+
+
+@functools.cache
+def _packages() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 @functools.cache
@@ -192,14 +233,19 @@ def _code(path: Path) -> str:
 
 @functools.cache
 def _imports(path: Path) -> tuple[Path, ...]:
-    names = set()
+    names: set[str] = set()
+    files: set[Path] = set()
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            beside = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            files |= {beside.with_suffix(".py"), *(beside / f"{alias.name}.py" for alias in node.names)}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    parts = [name.split(".")[1:] for name in names if name.startswith("metier.")]
-    files = {Path(root, *part).with_suffix(".py") for part in parts for root in metier.__path__}
+    for part in (name.split(".")[1:] for name in names if name.startswith("metier.")):
+        for root in metier.__path__:
+            files |= {Path(root, *part).with_suffix(".py"), Path(root, *part, "__init__.py")}
     return tuple(sorted(f for f in files if f.exists()))
 
 

@@ -1,13 +1,13 @@
 """Runs checked steps through the store: a key per step, and only what is not there yet is computed.
 
 A step's key is the digest of its method's code (with every metier file it imports), its completed values, the
-digests of its inputs and the versions of the libraries below. Artefacts are opened only when somebody needs them.
+digests of its inputs and the versions of the libraries this code imports. Artefacts are opened only when somebody
+needs them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import resource
 import sys
 import time
@@ -20,8 +20,6 @@ from metier.calls import Call, Ref, describe, flat, spread_class
 from metier.disk import json_text, text_digest
 from metier.options import Bound, MetierError, Parameter
 from metier.store import Progress, Store, Work, silent
-
-VERSIONS = ("torch", "transformers", "peft")
 
 
 @dataclasses.dataclass
@@ -83,15 +81,15 @@ class Runner:
                             manifest["peak_memory_bytes"], lambda: self.store.load(key))  # fmt: skip
 
     def key(self, call: Call) -> str:
-        """Of the step: method, code, values, inputs by content, what lies outside, versions."""
+        """Of the step: method, code and its libraries, values, inputs by content, what lies outside."""
         outside = {p.name for p in flat(call.function) if options.outside(p)}
         values = {k: self._keyed(k, v) for k, v in call.arguments.items() if k not in outside}
         fingerprint = _fingerprint(call)
         if fingerprint is not None:
             values["outside"] = fingerprint(**{k: v for k, v in call.arguments.items() if k in outside})
-        versions = {v: importlib.metadata.version(v) for v in VERSIONS}
-        code = catalogue.code_digest([call.method.path])
-        return text_digest(call.method.name, code, json_text(values), json_text(versions))[:40]
+        if any(_takes_chat(p) for p in flat(call.function)):  # how a Model becomes a Chat is part of what is asked
+            values["opened"] = catalogue.code_digest([catalogue.PACKAGE / "lm" / "load.py"])
+        return text_digest(call.method.name, catalogue.code_digest([call.method.path]), json_text(values))[:40]
 
     def always(self, call: Call) -> bool:
         """Whether the step runs every time: it touches what lies outside, and nothing tells when that has changed."""
@@ -141,8 +139,8 @@ class Runner:
             elif parameter.kind == "work":
                 filled[parameter.name] = work
             elif parameter.name in call.arguments:
-                chat = "Chat" in {getattr(leaf, "__name__", "") for leaf in options.leaves_of(parameter.annotation)}
-                filled[parameter.name] = self._value(call, parameter, call.arguments[parameter.name], chat)
+                given = call.arguments[parameter.name]
+                filled[parameter.name] = self._value(call, parameter, given, _takes_chat(parameter))
         return filled
 
     def _spread(self, call: Call, parameter: Parameter, work: Work | None) -> Any:
@@ -181,7 +179,7 @@ class Runner:
         """What stands for an argument in the key: a value itself, an artefact's digest, a method's code and options."""
         if isinstance(value, Ref):
             if value.part is None:
-                return {"digest": self.done[value.name].digest}
+                return _standing(self.done[value.name])
             found = self.done[value.name].open().part(value.part)
             return {"digest": found.digest} if hasattr(found, "digest") else found
         if isinstance(value, Call):
@@ -190,12 +188,23 @@ class Runner:
                 return {"use": value.method.name, "code": code} | {
                     k: self._keyed(k, v) for k, v in value.arguments.items()
                 }
-            return {"digest": self.step(value).digest}
+            return _standing(self.step(value))
         if isinstance(value, dict):
             return {k: self._keyed(name, v) for k, v in value.items()}
         if isinstance(value, list | tuple):
             return [self._keyed(name, v) for v in value]
         return value
+
+
+def _standing(done: Done) -> dict[str, str]:
+    """What stands for an artefact in a key: its content, and for a task the code that grades its answers."""
+    method = catalogue.find(done.use)
+    code = {"code": catalogue.code_digest([method.path])} if method.returns == "Task" else {}
+    return {"digest": done.digest} | code
+
+
+def _takes_chat(parameter: Parameter) -> bool:
+    return "Chat" in {getattr(leaf, "__name__", "") for leaf in options.leaves_of(parameter.annotation)}
 
 
 def refuse_empty(owner: str, name: str, value: Any) -> None:

@@ -27,7 +27,7 @@ def run(sources: dict[str, Records], scores: Scores, *, seed: Seed = 0, work: Wo
     shares = {name: by_name[name]["score"] for name in sources if by_name[name]["score"]}
     if min(shares.values(), default=0.0) <= 0:
         raise MetierError(f"blend: no share of a source may be below 0 and one must be above, got {shares}")
-    for name in sources.keys() - shares.keys():
+    for name in (n for n in sources if n not in shares):
         work.log(event="blend", source=name, read=0, kept=0, reason=by_name[name]["reason"] or "a share of 0")
     rows = {name: list(sources[name]) for name in shares}
     sizes = {name: sum(len(shapes.words(r).encode()) for r in rows[name]) for name in rows}

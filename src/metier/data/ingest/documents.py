@@ -28,7 +28,7 @@ from metier.artefacts import Records, Row
 from metier.data.ingest import _files
 from metier.data.ingest._decode import Unreadable
 from metier.data.ingest._formats import Document, documents
-from metier.disk import ROWS_A_BATCH, read_table
+from metier.disk import ROWS_A_BATCH, read_table, writing
 from metier.options import Count, MetierError, Source
 from metier.store import Work
 from metier.text import chunk as chunking
@@ -67,7 +67,8 @@ def read(source: Source, *, chunk: Count = 1600, licence: str = "", work: Work) 
                         found += bool(rows)
                         kinds[document.kind] += bool(rows)
                         if len(batch) >= ROWS_A_BATCH:
-                            writer.write_batch(pa.RecordBatch.from_pylist(batch, SCHEMA))
+                            with writing(path):  # else a full disk would pass for a file that cannot be opened
+                                writer.write_batch(pa.RecordBatch.from_pylist(batch, SCHEMA))
                             batch = []
                     if not found:
                         raise Unreadable("empty")
