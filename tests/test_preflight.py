@@ -78,3 +78,25 @@ def test_a_budget_is_the_time() -> None:
     assert Estimate([Need("plan", "plan", None, 0, 0)], 600.0).seconds == 600
     assert Estimate([Need("a", "x", None, 0, 0)]).seconds is None
     assert Estimate([Need("a", "x", 2.0, 0, 0), Need("b", "x", 3.0, 0, 0, kept=True)]).seconds == 2
+
+
+def test_an_adapter_that_must_see_weights_is_not_refused(toy: Model) -> None:
+    """Its share of the weights cannot be told from shapes; what it needs at least, can."""
+    text = TEXT.replace("parameters: full", "parameters: {{use: adapter, kind: shira, rank: 4}}")
+    needs = {need.step: need for need in preflight.foresee(calls(toy, text)).needs}
+    assert needs["expert"].memory == needs["after"].memory > size.LIBRARIES
+
+
+def test_a_trial_touches_nothing_outside_and_concludes_nothing_from_stand_ins(toy: Model, tmp_path: Path) -> None:
+    text = (
+        TEXT
+        + f"told: {{{{use: write, data: $text, to: {tmp_path}/told.jsonl}}}}\n"
+        + (
+            "verdict: {{use: analyse.adaptation, reports: [$after], control: null, passages: null}}\n"
+            f"out: {{{{use: export, model: $expert, verdict: $verdict, to: {tmp_path}/expert}}}}\n"
+        )
+    )
+    needs = {need.step: need for need in trial.measure(calls(toy, text), Store(tmp_path / "home")).needs}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["home"]
+    assert [needs[n].seconds for n in ("told", "verdict", "out")] == [0.0, 0.0, 0.0]
+    assert needs["expert"].seconds and needs["after"].seconds

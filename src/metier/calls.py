@@ -39,6 +39,16 @@ class Call:
     deferred: bool  # a method for a slot: handed over unrun
 
 
+def references(value: Any) -> list[Ref]:
+    """The steps that an argument names, wherever it does."""
+    if isinstance(value, Ref):
+        return [value]
+    if isinstance(value, Call):
+        return references(value.arguments)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [found for one in inner for found in references(one)]
+
+
 def describe(value: Any) -> Any:
     """Bound arguments as plain JSON, for manifests and pages."""
     if isinstance(value, Call):

@@ -7,6 +7,7 @@ measures instead.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 from metier import options
 from metier.artefacts import Model
-from metier.calls import Call, Ref
+from metier.calls import Call, references
 from metier.doctor import available
 from metier.options import MetierError
 
@@ -85,27 +86,34 @@ def foresee(calls: list[Call]) -> Estimate:
     if not any(uses_model(call) for call in calls):
         return Estimate([Need(call.name, call.method.name, None, 0, 0) for call in calls])
     from metier.lm import size  # torch, only when there is something to size
-    from metier.train.setup import Network
 
     above = {call.name: call for call in calls}
+    asked = functools.cache(lambda path: size.asked(found) if (found := size.network(path)) else 0)
     needs, budget = [], None
     for call in calls:
         budget = call.arguments.get("budget", budget)
-        path = (uses_model(call) and _model(call, above)) or ""
-        network = size.network(path) if path else None
-        memory, disk = 0, 0
-        if network is not None and "parameters" in call.arguments:
-            slot = call.arguments["parameters"]
-            takes_data = sum(not p.option for p in options.parameters(slot.function)) > 1
-            if not takes_data:  # its weights depend on what it is shown
-                trainable = slot.function(Network(network, cast(Any, None), Model(Path(path), "")), **slot.arguments)
-                network = trainable.network.module
+        path = _model(call, above) if uses_model(call) else None
+        memory, disk = asked(path) if path else 0, 0
+        if path and "parameters" in call.arguments and (network := _prepared(call, path)) is not None:
             memory = size.trained(network, call.arguments["micro_tokens"])
             disk = size.written(network, whole=type(network).__module__.partition(".")[0] != "peft")
-        elif network is not None:
-            memory = size.asked(network)
         needs.append(Need(call.name, call.method.name, None, memory, disk))
     return Estimate(needs, float(budget) if isinstance(budget, float | int) else None)
+
+
+def _prepared(call: Call, path: str) -> Any:
+    """The shapes of the network with the weights that move; None where they cannot be told without its weights."""
+    from metier.lm import size
+    from metier.train.setup import Network
+
+    network, slot = size.network(path), call.arguments["parameters"]
+    if network is None or sum(not p.option for p in options.parameters(slot.function)) > 1:
+        return None  # what moves depends on what it is shown
+    try:
+        given = Network(network, cast(Any, None), Model(Path(path), ""))
+        return slot.function(given, **slot.arguments).network.module
+    except Exception:  # a method may look at weights or tokens, which shapes have none of: the run will tell
+        return None
 
 
 def cells(need: Need) -> list[str]:
@@ -125,21 +133,12 @@ def uses_model(call: Call) -> bool:
     return "Chat" in kinds or any(p.kind == "spread" for p in options.parameters(call.function))
 
 
-def references(value: object) -> list[str]:
-    """The steps that an argument names, wherever it does."""
-    if isinstance(value, Ref):
-        return [value.name]
-    if isinstance(value, Call):
-        return references(value.arguments)
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [name for one in inner for name in references(one)]
-
-
 def _model(call: Call, above: Mapping[str, Call]) -> str | None:
     """The path of the model that a step opens, found by following the steps it is made of."""
     if "path" in call.arguments and call.method.returns == "Model":
         return str(call.arguments["path"])
-    return next((p for name in references(call.arguments) for p in [_model(above[name], above)] if p), None)
+    below = (_model(above[ref.name], above) for ref in references(call.arguments))
+    return next((path for path in below if path), None)
 
 
 def _there(home: Path) -> Path:

@@ -9,6 +9,7 @@ import copy
 import sys
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -49,6 +50,16 @@ def parse(text: str, name: str = "recipe", changes: Mapping[str, Any] | None = N
             raise MetierError(f"{name}, line {line}: step '{step}' must say which method it uses, '{step}: {{use: …}}'")
         steps.append(Step(step, given["use"], {k: v for k, v in given.items() if k != "use"}, line))
     return steps
+
+
+def text_of(path: Path) -> str:
+    """What stands in the file of a recipe or study. Raises MetierError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise MetierError(f"{path.name}: is no UTF-8 text") from None
+    except OSError as error:
+        raise MetierError(f"{path.name}: cannot be read ({error.strerror})") from None
 
 
 def value(text: str, name: str) -> Any:

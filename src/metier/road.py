@@ -40,13 +40,7 @@ def measured(calls: list[Call], quiet: bool) -> Estimate:
 
 def checked(path: Path, changes: dict[str, Any]) -> list[Call]:
     """Raises MetierError with file and line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise MetierError(f"{path.name}: is no UTF-8 text") from None
-    except OSError as error:
-        raise MetierError(f"{path.name}: cannot be read ({error.strerror})") from None
-    return recipe.check(recipe.parse(text, path.name, changes), path.name)
+    return recipe.check(recipe.parse(recipe.text_of(path), path.name, changes), path.name)
 
 
 def recipe_file(path: Path) -> Path:

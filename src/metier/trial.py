@@ -17,8 +17,8 @@ from typing import Any
 
 from metier import options
 from metier.artefacts import Report, Task
-from metier.calls import Call, Ref
-from metier.preflight import Estimate, Need, foresee, references, uses_model
+from metier.calls import Call, Ref, references
+from metier.preflight import Estimate, Need, foresee, uses_model
 from metier.runner import Done, Runner, peak_memory
 from metier.store import Bar, Progress, Store, Work, silent
 
@@ -33,29 +33,35 @@ def measure(calls: list[Call], store: Store, progress: Progress = silent) -> Est
     runner = Runner(store, progress, done, time.monotonic())
     foreseen = {need.step: need for need in foresee(calls).needs}
     needs: list[Need] = []
-    tried: set[str] = set()  # steps that have a stand-in, or nothing, for a result
+    loose: set[str] = set()  # steps whose result is a stand-in, or is not there
     for number, call in enumerate(calls):
         if "budget" in call.arguments and uses_model(call):  # what follows is made to fit
             rest = [foreseen[later.name] for later in calls[number:]]
             return Estimate([*needs, *rest], float(call.arguments["budget"]))
-        loose = bool(tried & set(references(call.arguments)))
-        if call.method.returns == "Chat" or (not loose and not _heavy(call, runner)):
+        above = {ref.name for ref in references(call.arguments)}
+        outside = runner.always(call) and call.method.returns != "Chat"  # it would write where the user looks
+        if outside or not above <= set(done) or (above & loose and not uses_model(call)):
+            # What asks no model takes no time worth telling; what asks one cannot be tried without its inputs.
+            seconds = None if uses_model(call) else 0.0
+            needs.append(Need(call.name, call.method.name, seconds, 0, 0))
+            loose.add(call.name)
+        elif call.method.returns == "Chat" or not (above & loose or _heavy(call, runner)):
             done[call.name] = runner.step(call)
             needs.append(Need(call.name, call.method.name, 0.0, peak_memory(), 0, kept=True))
+            loose |= {call.name} if above & loose else set()
         else:
             seconds, done[call.name] = _try(runner, call, progress)
             needs.append(Need(call.name, call.method.name, seconds, peak_memory(), foreseen[call.name].disk))
-        if call.name not in done or loose or not needs[-1].kept:
-            tried.add(call.name)
+            loose.add(call.name)
     return Estimate(needs)
 
 
 def _heavy(call: Call, runner: Runner) -> bool:
-    return uses_model(call) and (runner.always(call) or runner.store.manifest(runner.key(call)) is None)
+    return uses_model(call) and runner.store.manifest(runner.key(call)) is None
 
 
-def _try(runner: Runner, call: Call, progress: Progress) -> tuple[float | None, Done]:
-    """Seconds the whole step would take, if that can be told, and what stands for its result."""
+def _try(runner: Runner, call: Call, progress: Progress) -> tuple[float, Done]:
+    """Seconds the whole step would take, and what stands for its result."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         if any(p.kind == "spread" for p in options.parameters(call.function)):

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from forking import forked
 from metier.artefacts import Model
 from metier.laws import toy as maker
 from metier.store import Work
@@ -32,20 +31,6 @@ def train(folder: Path, model: Model) -> None:
     ))  # fmt: skip
 
 
-def forked(folder: Path, model: Model, seconds: float | None) -> bool:
-    """Whether the training came to its end before it was killed."""
-    child = os.fork()
-    if child == 0:
-        train(folder, model)
-        os._exit(0)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
-    return not os.WIFSIGNALED(status)
-
-
 def result(folder: Path) -> dict[str, str]:
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in Work(folder).rows() if "kept" not in row]
     found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "model").iterdir()}
@@ -58,18 +43,18 @@ def result(folder: Path) -> dict[str, str]:
 def main(place: Path, kills: int, seed: int) -> None:
     model = maker.write(place / "toy")
     begun = time.monotonic()
-    forked(place / "whole", model, None)
+    forked(lambda: train(place / "whole", model), None)
     whole = time.monotonic() - begun
     expected = result(place / "whole")
     draw = random.Random(seed)
     at: list[int] = []
     shutil.rmtree(place / "killed", ignore_errors=True)
     while len(at) < kills:
-        if forked(place / "killed", model, draw.uniform(0.1, 0.8) * whole):
+        if forked(lambda: train(place / "killed", model), draw.uniform(0.1, 0.8) * whole):
             shutil.rmtree(place / "killed")
             continue
         at.append(max((row.get("step", 0) for row in Work(place / "killed").rows()), default=0))
-    forked(place / "killed", model, None)
+    forked(lambda: train(place / "killed", model), None)
     print(json.dumps({"equal": result(place / "killed") == expected, "killed_at": at, "steps": int(expected["steps"])}))
 
 

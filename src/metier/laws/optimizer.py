@@ -59,7 +59,7 @@ class _Step:
         else:
             loss.backward()
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 def _quadratic(case: Case, lr: float) -> tuple[nn.Parameter, _Step]:

@@ -6,7 +6,7 @@ A Chat keeps nothing between calls. ``TransformersChat`` loads its weights when 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -18,9 +18,9 @@ from metier.lm.generate import Reply as Reply
 from metier.lm.generate import Sampling as Sampling
 from metier.lm.score import LogProb
 from metier.lm.tokens import Conversation
+from metier.options import ACCESS
+from metier.options import Access as Access
 
-Access = Literal["text", "top-k", "logits", "weights"]
-ACCESS: tuple[Access, ...] = ("text", "top-k", "logits", "weights")  # each gives what those before it give
 Advance = Callable[[float], None]
 GREEDY = Sampling()
 
@@ -54,11 +54,10 @@ class Chat(Protocol):
         ...
 
 
-class TransformersChat:
-    """A causal model of transformers, with or without adapter."""
+class Loaded:
+    """What chats of a network share: it is loaded when it is first needed, and let go by ``close``."""
 
     ROLE: ClassVar[str] = "artefact"
-    access: Access = "weights"
 
     def __init__(self, digest: str, load: Callable[[], tuple[nn.Module, PreTrainedTokenizerBase]]) -> None:
         self.digest = digest
@@ -73,6 +72,12 @@ class TransformersChat:
 
     def close(self) -> None:
         self._loaded = None
+
+
+class TransformersChat(Loaded):
+    """A causal model of transformers, with or without adapter."""
+
+    access: Access = "weights"
 
     def reply(
         self, conversations: Sequence[Conversation], sampling: Sampling = GREEDY, advance: Advance | None = None

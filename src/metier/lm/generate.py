@@ -126,7 +126,7 @@ def generate(
     if not all(prompts):
         raise MetierError("reply: a conversation without any text cannot be answered")
     opened = [
-        _Open(prompt, min(sampling.max_tokens, window - len(prompt)), _randomness(sampling.seed, k, prompt))
+        _Open(prompt, min(sampling.max_tokens, window - len(prompt)), randomness(sampling.seed, k, prompt))
         for prompt in prompts for k in range(sampling.n)
     ]  # fmt: skip
     order = sorted(range(len(opened)), key=lambda i: len(opened[i].prompt))
@@ -235,6 +235,7 @@ def _ends(network: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset({*tokens.end_of_turn(tokenizer), *map(int, more)})
 
 
-def _randomness(seed: int, number: int, prompt: list[int]) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}:{number}:{prompt}".encode()).digest()
+def randomness(*parts: object) -> torch.Generator:
+    """A stream of its own for everything the parts name."""
+    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

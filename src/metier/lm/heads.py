@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from metier.artefacts import Model
-from metier.lm import score, tokens
-from metier.lm.chat import GREEDY, Access, Advance, Reply, Sampling
+from metier.lm import generate, score, tokens
+from metier.lm.chat import GREEDY, Access, Advance, Loaded, Reply, Sampling
 from metier.lm.score import LogProb
 from metier.lm.tokens import Conversation
 from metier.options import MetierError
@@ -81,7 +80,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, given: str | Conversation, length
     return tokens.encode(tokenizer, tokens.render(tokenizer, given, reply=False))[:length]
 
 
-class LabelChat:
+class LabelChat(Loaded):
     """A classifier as a Chat: its replies are labels, its confidence is their probability.
 
     ``logprobs`` gives the log-probability of a continuation that is one of its labels, blanks around it aside.
@@ -89,18 +88,13 @@ class LabelChat:
     Raises MetierError for a continuation that is no label.
     """
 
-    ROLE: ClassVar[str] = "artefact"
     access: Access = "logits"
 
     def __init__(
         self, digest: str, labels: Sequence[str], load: Callable[[], tuple[nn.Module, PreTrainedTokenizerBase]]
     ) -> None:
-        self.digest, self.labels = digest, list(labels)
-        self._load = load
-        self._loaded: tuple[nn.Module, PreTrainedTokenizerBase] | None = None
-
-    def close(self) -> None:
-        self._loaded = None
+        super().__init__(digest, load)
+        self.labels = list(labels)
 
     def reply(
         self, conversations: Sequence[Conversation], sampling: Sampling = GREEDY, advance: Advance | None = None
@@ -108,7 +102,7 @@ class LabelChat:
         replies = []
         for conversation, row in zip(conversations, self.log_p(conversations), strict=True):
             for number in range(sampling.n):
-                at = _choose(row, sampling, f"{sampling.seed}:{number}:{conversation}")
+                at = _choose(row, sampling, generate.randomness(sampling.seed, number, conversation))
                 logprob = float(row[at])
                 replies.append(Reply(self.labels[at], 1, logprob, "stop", float(row[at].exp())))
                 if advance:
@@ -136,9 +130,7 @@ class LabelChat:
     @torch.no_grad()
     def log_p(self, given: Sequence[str | Conversation]) -> Tensor:
         """Log-probability of every label for texts or conversations: [n, labels], float32."""
-        if self._loaded is None:
-            self._loaded = self._load()
-        network, tokenizer = self._loaded
+        network, tokenizer = self.loaded
         limit = min(score.window_of(network), tokenizer.model_max_length)
         rows = [encode(tokenizer, one, limit) for one in given]
         if not all(rows):
@@ -160,8 +152,7 @@ def _logits(network: Any, rows: list[list[int]]) -> Tensor:
     return found.float().cpu()
 
 
-def _choose(row: Tensor, sampling: Sampling, key: str) -> int:
+def _choose(row: Tensor, sampling: Sampling, draw: torch.Generator) -> int:
     if sampling.temperature == 0:
         return int(row.argmax())
-    draw = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
     return int(torch.multinomial(torch.softmax(row / sampling.temperature, -1), 1, generator=draw))

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from metier.disk import text_digest
-from metier.lm.chat import ACCESS, GREEDY, Access, Advance, Chat, Reply, Sampling
+from metier.lm.chat import GREEDY, Access, Advance, Chat, Reply, Sampling
 from metier.lm.score import LogProb
 from metier.lm.tokens import Conversation
+from metier.options import ACCESS
 
 T = TypeVar("T")
 

@@ -9,16 +9,13 @@ Raises: MetierError when a record has no row in the scores, or nothing is left.
 from __future__ import annotations
 
 from metier.artefacts import Records, Scores
-from metier.options import MetierError, Real, Share
+from metier.options import Real, Share
 from metier.steps import _drops
 from metier.store import Work
 
 
 def run(data: Records, scores: Scores, *, share: Share = 1.0, above: Real | None = None, work: Work) -> Records:
-    by_id = {row["id"]: row for row in scores}
-    missing = [i for i in data.column("id") if i not in by_id]
-    if missing:
-        raise MetierError(f"keep: record {missing[0]!r} has no row in the scores ({len(missing)} have none)")
+    by_id = _drops.scored(data, scores, "keep")
     rows = [by_id[i] for i in data.column("id")]
     reasons = {row["id"]: row["reason"] for row in rows if row["reason"]}
     scored = sorted((r for r in rows if not r["reason"]), key=lambda r: (-r["score"], r["id"]))

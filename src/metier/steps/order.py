@@ -13,16 +13,12 @@ from __future__ import annotations
 from typing import Literal
 
 from metier.artefacts import Records, Scores
-from metier.options import MetierError
 from metier.steps import _drops
 from metier.store import Work
 
 
 def run(data: Records, scores: Scores, *, first: Literal["lowest", "highest"] = "lowest", work: Work) -> Records:
-    by_id = {row["id"]: row for row in scores}
-    missing = [i for i in data.column("id") if i not in by_id]
-    if missing:
-        raise MetierError(f"order: record {missing[0]!r} has no row in the scores ({len(missing)} have none)")
+    by_id = _drops.scored(data, scores, "order")
     reasons = {i: by_id[i]["reason"] for i in data.column("id") if by_id[i]["reason"]}
     kept = _drops.without(data, reasons, work, "order")
     sign = 1 if first == "lowest" else -1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metier.artefacts import Report
-from metier.calls import Call, Ref
+from metier.calls import Call, references
 from metier.catalogue import Method
 
 COSTS = {  # of a run: ``cost.name`` → title and unit
@@ -106,15 +106,6 @@ def needed(calls: Sequence[Call], targets: Sequence[str]) -> list[Call]:
         if call.name in names:
             names |= {r.name for r in references(call.arguments)}
     return [call for call in calls if call.name in names]
-
-
-def references(value: Any) -> list[Ref]:
-    if isinstance(value, Ref):
-        return [value]
-    if isinstance(value, Call):
-        return references(value.arguments)
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [r for v in inner for r in references(v)]
 
 
 def _word(value: Any) -> str:

@@ -47,16 +47,7 @@ WORDS = {
 
 def read(path: Path) -> Study:
     """Raises MetierError with file and line for whatever is wrong in the study, its recipe, or any cell."""
-    return _Reader(path, text_of(path)).study()
-
-
-def text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise MetierError(f"{path.name}: is no UTF-8 text") from None
-    except OSError as error:
-        raise MetierError(f"{path.name}: cannot be read ({error.strerror})") from None
+    return _Reader(path, recipe.text_of(path)).study()
 
 
 class _Reader:
@@ -210,7 +201,7 @@ class _Reader:
             path = self.path.parent / given
             if not os.path.isfile(path):  # a name too long for a file is none either
                 raise self.fault(f"there is no recipe '{given}' beside the study", "recipe")
-            return text_of(path), path.name
+            return recipe.text_of(path), path.name
         start, end = node.start_mark, node.end_mark
         return "\n" * start.line + " " * start.column + text[start.index : end.index], self.name
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from metier import options, runner
 from metier.artefacts import Report, Task
-from metier.calls import Call, Ref
+from metier.calls import Call, Ref, references
 from metier.options import MetierError
 from metier.runner import Done
 from metier.store import Progress, Store, home, silent
 from metier.study import page, results
-from metier.study.plan import COSTS, Cell, Claim, Ran, Study, needed, references
+from metier.study.plan import COSTS, Cell, Claim, Ran, Study, needed
 from metier.study.read import read
 from metier.study.results import scalars
 
