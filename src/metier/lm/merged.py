@@ -36,7 +36,8 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     agreement = float(same.float().mean())
     if agreement < AGREE:
         raise MetierError(f"export: the merged model picks another token at {1 - agreement:.1%} of the positions")
-    dense.save_pretrained(folder, safe_serialization=True)
+    with load.quiet():
+        dense.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     return {"max_logit_change": change, "token_agreement": agreement, "positions": int(same.numel())}
 

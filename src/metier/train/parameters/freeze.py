@@ -20,7 +20,7 @@ from peft import PeftModel
 
 from metier.artefacts import Model
 from metier.disk import files_digest
-from metier.lm import heads
+from metier.lm import heads, load
 from metier.lm.loss import is_classifier
 from metier.options import MetierError
 from metier.train.setup import Network, Trainable
@@ -65,6 +65,7 @@ def dense(network: Network) -> Network:
 
 def finish(module: Any, network: Network, folder: Path) -> Model:
     """A plain transformers folder with the tokenizer in it."""
-    module.save_pretrained(str(folder), safe_serialization=True)
+    with load.quiet():
+        module.save_pretrained(str(folder), safe_serialization=True)
     network.tokenizer.save_pretrained(str(folder))
     return Model(folder, files_digest(folder), None, network.source.head, network.source.source)
