@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"options"},
     {"maths", "text", "stats"},
-    {"disk"},
+    {"disk", "memory"},
     {"records", "shapes"},
     {"artefacts"},
     {"store"},

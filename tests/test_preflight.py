@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -37,12 +38,42 @@ def test_shapes_are_those_of_the_model(toy: Model) -> None:
     assert {n: p.shape for n, p in network.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
     assert all(p.device == torch.device("meta") for p in network.parameters())
     total = sum(p.numel() for p in real.parameters())
-    whole = size.trained(network, 0)
+    whole, kept = size.trained(network, 2, 16), size._kept(network, 2, 16)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    assert whole - size.trained(network, 0) == 3 * 4 * total  # gradient and two moments
+    assert size._kept(network, 2, 16) == 0
+    moments = 3 * 4 * total  # gradient and two moments
+    assert whole - size.trained(network, 2, 16) == pytest.approx(moments + size.HEAP * kept, abs=1)
     network.requires_grad_(True)
     assert size.written(network, whole=True) == 4 * (4 * 3 * total + total)
+
+
+@pytest.mark.parametrize("options", [{}, {"last": 1}, {"dropout": 0.1}])
+def test_what_is_kept_for_backward_is_counted_as_autograd_keeps_it(toy: Model, options: dict[str, Any]) -> None:
+    """On shapes the same bytes as on the real network, as far as a storage is kept once."""
+    from metier.lm import load
+    from metier.lm.loss import decoder
+    from metier.train.parameters import lora
+    from metier.train.setup import Network
+
+    shapes = size.network(str(toy.path))
+    assert shapes is not None
+    foreseen = size._kept(lora.prepare(Network(shapes, cast(Any, None), toy), **options).network.module, 2, 24)
+    module, tokenizer = load.network(toy)
+    part = decoder(lora.prepare(Network(module, tokenizer, toy), **options).network.module)
+    own = {t.untyped_storage().data_ptr() for t in (*part.parameters(), *part.buffers())}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        part.train()(input_ids=torch.zeros((2, 24), dtype=torch.long), use_cache=False)
+    assert foreseen == pytest.approx(sum(kept.values()), rel=0.02)
 
 
 def test_nothing_runs_to_foresee(toy: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

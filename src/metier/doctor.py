@@ -9,10 +9,9 @@ import platform
 import re
 import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
-from metier import store
+from metier import memory, store
 
 GIB = 2**30
 OLDEST = (3, 10)
@@ -69,17 +68,10 @@ def _memory() -> dict[str, Any]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     if total is None:
         return _row("memory", "unknown")
-    free = available()
+    free = memory.available()
     value = f"{total / GIB:.1f} GiB" + (f", {free / GIB:.1f} GiB free" if free is not None else "")
     short = (total if free is None else free) < MEMORY
     return _row("memory", value, f"adapt may need {MEMORY // GIB} GiB: close other programs" if short else None)
-
-
-def available() -> int | None:
-    """Bytes that programs can get without swapping; Linux says, other systems do not."""
-    path = Path("/proc/meminfo")
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", path.read_text(), re.MULTILINE) if path.exists() else None
-    return int(found[1]) * 1024 if found else None
 
 
 def _disk() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, cast
 from metier import options
 from metier.artefacts import Model
 from metier.calls import Call, references
-from metier.doctor import available
+from metier.memory import available
 from metier.options import MetierError
 
 GIB = 2**30
@@ -94,15 +94,23 @@ def foresee(calls: list[Call]) -> Estimate:
         budget = call.arguments.get("budget", budget)
         path = _model(call, above) if uses_model(call) else None
         memory, disk = asked(path) if path else 0, 0
-        if path and "parameters" in call.arguments and (network := _prepared(call, path)) is not None:
-            memory = size.trained(network, call.arguments["micro_tokens"])
-            disk = size.written(network, whole=type(network).__module__.partition(".")[0] != "peft")
+        if path and "parameters" in call.arguments:
+            memory, disk = _trained(call, path) or (memory, disk)
         needs.append(Need(call.name, call.method.name, None, memory, disk))
     return Estimate(needs, float(budget) if isinstance(budget, float | int) else None)
 
 
-def _prepared(call: Call, path: str) -> Any:
-    """The shapes of the network with the weights that move; None where they cannot be told without its weights."""
+def _at_once(call: Call) -> tuple[int, int]:
+    """Rows and tokens of the largest micro-batch of a training, when its texts are long enough."""
+    length, tokens = call.arguments["length"], call.arguments["micro_tokens"]
+    rows = max(1, tokens // length)
+    if call.arguments["step_tokens"] is not None:
+        rows = min(rows, max(1, round(call.arguments["step_tokens"] / length)))
+    return min(rows, call.arguments["batch"] or rows), length
+
+
+def _trained(call: Call, path: str) -> tuple[int, int] | None:
+    """Bytes of memory and of disk that a training takes; None where they cannot be told without its weights."""
     from metier.lm import size
     from metier.train.setup import Network
 
@@ -111,7 +119,9 @@ def _prepared(call: Call, path: str) -> Any:
         return None  # what moves depends on what it is shown
     try:
         given = Network(network, cast(Any, None), Model(Path(path), ""))
-        return slot.function(given, **slot.arguments).network.module
+        module = slot.function(given, **slot.arguments).network.module
+        whole = type(module).__module__.partition(".")[0] != "peft"
+        return size.trained(module, *_at_once(call)), size.written(module, whole)
     except Exception:  # a method may look at weights or tokens, which shapes have none of: the run will tell
         return None
 

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metier import options
+from metier import memory, options
 from metier.artefacts import Report, Task
 from metier.calls import Call, Ref, references
 from metier.preflight import Estimate, Need, foresee, uses_model
-from metier.runner import Done, Runner, peak_memory
+from metier.runner import Done, Runner
 from metier.store import Bar, Progress, Store, Work, silent
 
 STEPS = 2  # of every training
@@ -47,11 +47,12 @@ def measure(calls: list[Call], store: Store, progress: Progress = silent) -> Est
             loose.add(call.name)
         elif call.method.returns == "Chat" or not (above & loose or _heavy(call, runner)):
             done[call.name] = runner.step(call)
-            needs.append(Need(call.name, call.method.name, 0.0, peak_memory(), 0, kept=True))
+            needs.append(Need(call.name, call.method.name, 0.0, done[call.name].peak_memory_bytes, 0, kept=True))
             loose |= {call.name} if above & loose else set()
         else:
+            memory.forget_peak()
             seconds, done[call.name] = _try(runner, call, progress)
-            needs.append(Need(call.name, call.method.name, seconds, peak_memory(), foreseen[call.name].disk))
+            needs.append(Need(call.name, call.method.name, seconds, memory.peak(), foreseen[call.name].disk))
             loose.add(call.name)
     return Estimate(needs)
 

@@ -1,6 +1,7 @@
 """How much memory and disk a model takes to ask and to train, from shapes alone.
 
-The network is built on torch's *meta* device: its tensors have shapes and no content, so nothing is loaded.
+The network is built on torch's *meta* device: its tensors have shapes and no content, so nothing is loaded. What a
+forward pass keeps for the backward pass is counted by doing one on shapes.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from metier.lm import load
+from metier.lm.loss import decoder
 from metier.store import home, replacing
 
 FLOAT = 4  # bytes; weights are opened in float32
-LIBRARIES = 0.75 * 2**30  # what a process with torch and transformers takes before it opens a model
+LIBRARIES = 0.65 * 2**30  # what a process with torch and transformers takes before it opens a model
 LOGITS = 3 * (32 << 20)  # a chunk of logits, its softmax and its gradient (lm/loss.py)
 STATE = 4  # numbers a trained weight: itself, its gradient, two of the optimizer
 ASKED_TOKENS = 2048  # computed at once when a model is asked
 KEPT = 4  # checkpoints: two, the best, and the one being written
 HELD = 3  # numbers a weight in a checkpoint
+HEAP = 2.2  # bytes taken for one that is kept: blocks freed between kept ones stay with the process (measured)
 
 
 def network(path: str) -> nn.Module | None:
@@ -42,12 +48,11 @@ def asked(module: nn.Module) -> int:
     return round(LIBRARIES + _weights(module) * FLOAT + ASKED_TOKENS * _width(module) * FLOAT + LOGITS)
 
 
-def trained(module: nn.Module, micro_tokens: int) -> int:
-    """Bytes a process holds that trains the weights of ``module`` which require gradients."""
+def trained(module: nn.Module, rows: int, length: int) -> int:
+    """Bytes a process holds that trains the moving weights of ``module`` on [rows, length] tokens at once."""
     moving = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = _weights(module) - moving
-    kept = micro_tokens * _width(module) * _moving_blocks(module)
-    return round(LIBRARIES + FLOAT * (frozen + STATE * moving + kept) + LOGITS)
+    return round(LIBRARIES + FLOAT * (frozen + STATE * moving) + HEAP * _kept(module, rows, length) + LOGITS)
 
 
 def written(module: nn.Module, whole: bool) -> int:
@@ -61,18 +66,51 @@ def _weights(module: nn.Module) -> int:
 
 
 def _width(module: Any) -> int:
-    """Numbers a block keeps a token for its backward pass: nine of the model's width, four of the inner one."""
+    """Numbers a block computes a token: nine of the model's width, four of the inner one."""
     config = module.config.get_text_config()
     return 9 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
 
 
-def _moving_blocks(module: Any) -> int:
-    """Blocks from the lowest one with a weight that moves upwards: backward ends below it."""
-    blocks = module.config.get_text_config().num_hidden_layers
-    names = [n for n, p in module.named_parameters() if p.requires_grad]
-    numbers = [int(part) for name in names for part in name.split(".") if part.isdigit() and int(part) < blocks]
-    below = any("embed" in name for name in names)
-    return blocks if below or not numbers else blocks - min(numbers)
+def _kept(module: nn.Module, rows: int, length: int) -> int:
+    """Bytes that autograd keeps of a forward pass through the decoder; backward ends below the lowest moving weight."""
+    part, kept = decoder(module), dict[int, int]()
+    own = {t.untyped_storage()._cdata for t in (*part.parameters(), *part.buffers())}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(tensor)  # or another tensor would get its number
+        return tensor
+
+    alive: list[Tensor] = []
+    part.train()
+    ids = torch.zeros((rows, length), dtype=torch.long, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _OnShapes():
+        part(input_ids=ids, use_cache=False)
+    return sum(kept.values())
+
+
+class _OnShapes(TorchFunctionMode):
+    """What shapes alone cannot do: the fused attention of a CPU, and a question about content."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])
+        if function is Tensor.__bool__:  # whether positions are plain and nothing is masked
+            return True
+        return function(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps what the fused kernel keeps: queries, keys, values, its output and a number a row. Never run backward."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # each [batch, heads, time, width]
+        batch, heads, time, _ = q.shape
+        out = q.new_empty(batch, time, heads, v.shape[-1]).transpose(1, 2)  # as the kernel lays it out
+        ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1]))
+        return out
 
 
 def _config(path: str) -> Any:
