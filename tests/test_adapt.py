@@ -20,7 +20,7 @@ SMALL = {
     "general.arithmetic": 6, "general.grammar": 6, "general.forms": 2, "plan.rates": "[1e-3]", "plan.trial": 1,
     "plan.least": 2, "plan.step_tokens": 256, "plan.dev_tokens": 256, "expert.step_tokens": 256,
     "expert.dev_tokens": 256, "control.step_tokens": 256, "domain_after.max_tokens": 12, "asked_before.max_tokens": 12,
-    "general_before.max_tokens": 12, "general_after.max_tokens": 12, "reader_after.max_tokens": 12,
+    "general_before.max_tokens": 12, "general_after.max_tokens": 12, "reader_before.max_tokens": 12,
 }  # fmt: skip
 
 

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from metier import access, catalogue, options
-from metier.calls import Call, Ref, Step, flat, spread_class
+from metier.calls import Call, Ref, Step, flat, references, spread_class
 from metier.options import Bound, MetierError, Parameter
 
 LARGEST = 100_000  # values in a recipe; a few aliases of aliases could stand for more than any memory holds
@@ -24,7 +25,8 @@ LARGEST = 100_000  # values in a recipe; a few aliases of aliases could stand fo
 def parse(text: str, name: str = "recipe", changes: Mapping[str, Any] | None = None) -> list[Step]:
     """Steps of a YAML recipe. ``changes`` are ``{"expert.optimizer.lr": 1e-4}``, applied before anything is checked.
 
-    Raises MetierError naming file and line.
+    They reach into slots that the recipe leaves at their default. A map that several steps share by an alias
+    (``*adapter``) changes for all of them. Raises MetierError naming file and line.
     """
     root, raw = _yaml(text, name)
     if (
@@ -89,9 +91,7 @@ def bind(
     owner = method.name
     if not deferred and not options.gives_artefact(function):
         raise MetierError(f"{owner}: goes into a slot of another step and is none itself")
-    wanted = {p.name: p for p in flat(function) if p.kind != "work"}
-    if deferred:  # the positional inputs of a method in a slot come from whoever calls it
-        wanted = {n: p for n, p in wanted.items() if p.option}
+    wanted = _wanted(function, deferred)
     for key in given:
         if key not in wanted:
             raise options.unknown(owner, str(key), wanted)
@@ -106,14 +106,28 @@ def bind(
         elif parameter.kind == "value":
             arguments[key] = parameter.default
     check = getattr(sys.modules[function.__module__], "checks", {}).get(method.verb)
-    if check is not None:  # what lies outside and would make the step fail is found before the first minute of work
-        check(**{k: v for k, v in arguments.items() if options.outside(wanted[k])})
+    if check is not None:  # what would make the step fail is found before the first minute of work
+        looked_at = {k: v for k, v in arguments.items() if k in inspect.signature(check).parameters}
+        if not references(looked_at):
+            check(**looked_at)
     call = Call(name, method, function, arguments, deferred)
     access.refuse(call, above)
-    for parameter in options.parameters(function):
-        if parameter.kind == "spread":
-            spread_class(parameter).agree(owner, _bound(arguments), sys.modules[function.__module__])
+    for setup in [] if deferred else _spread(function):
+        inner = [a for a in arguments.values() if isinstance(a, Call) and a.deferred and _spread(a.function)]
+        for loop in (call, *inner):  # a loop inside another one trains with the same setup
+            setup.agree(loop.method.name, _bound(arguments), sys.modules[loop.function.__module__])
     return call
+
+
+def _wanted(function: Callable[..., Any], deferred: bool) -> dict[str, Parameter]:
+    """What a recipe may fill; the inputs of a method in a slot, its setup among them, come from whoever calls it."""
+    found = [p for p in options.parameters(function) if p.option] if deferred else flat(function)
+    return {p.name: p for p in found if p.kind != "work"}
+
+
+def _spread(function: Callable[..., Any]) -> list[Any]:
+    """The dataclasses whose fields are options of the method."""
+    return [spread_class(parameter) for parameter in options.parameters(function) if parameter.kind == "spread"]
 
 
 def _bound(value: Any) -> Any:
@@ -244,14 +258,36 @@ def _weight(node: yaml.Node, seen: dict[int, float]) -> float:
 
 
 def _change(raw: dict[str, Any], path: str, value: Any) -> None:
+    """Sets one option; a slot on the way that is left at its default, or given as a word, becomes a map."""
     *parents, last = path.split(".")
     place: Any = raw
+    room = None
     for depth, part in enumerate(parents):
-        if not isinstance(place, dict) or part not in place:
-            raise options.unknown(f"--set {path}", part, place if isinstance(place, dict) else (), "step or option")
-        if isinstance(place[part], str) and depth > 0:  # `parameters: lora` takes options once it is a map
-            place[part] = {"use": place[part]}
-        place = place[part]
+        known = _taken(place, room) if depth else {}
+        if not isinstance(place, dict) or part not in {*place, *known}:
+            names = {*place, *known} if isinstance(place, dict) else ()
+            raise options.unknown(f"--set {path}", part, names, "step or option")
+        taken = known.get(part)
+        slot = taken if taken is not None and taken.kind == "method" else None
+        given = place.get(part, slot.default if slot else None)
+        if part not in place and not isinstance(given, str):
+            whole = ".".join(parents[: depth + 1])
+            raise MetierError(f"--set {path}: '{part}' is not in the recipe; give all of it, --set {whole}=…")
+        if isinstance(given, str) and not given.startswith("$") and (taken is None or taken.kind != "value"):
+            given = {"use": given}
+        room = options.room_of(slot.annotation) if slot else None
+        place[part] = place = given
     if not isinstance(place, dict):
         raise MetierError(f"--set {path}: '{parents[-1]}' holds {place!r} and has no options")
     place[last] = value
+
+
+def _taken(place: Any, room: str | None) -> dict[str, Parameter]:
+    """What the method takes that this part of a recipe uses; nothing where there is none, which ``check`` will tell."""
+    use = place.get("use") if isinstance(place, dict) else None
+    if not isinstance(use, str):
+        return {}
+    try:
+        return _wanted(catalogue.load(catalogue.find(use, room=room)), room is not None)
+    except MetierError:
+        return {}

@@ -8,13 +8,13 @@ needs them.
 from __future__ import annotations
 
 import dataclasses
-import resource
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from metier import catalogue, options
+from metier import catalogue, memory, options
 from metier.artefacts import Model, Records
 from metier.calls import Call, Ref, describe, flat, spread_class
 from metier.disk import json_text, text_digest
@@ -45,7 +45,13 @@ def run(
     started: Callable[[str, str], None] = lambda name, use: None,
     finished: Callable[[Done], None] = lambda done: None,
 ) -> dict[str, Done]:
-    """Runs the steps in order; what the store holds is not computed again. Killed, the same call goes on."""
+    """Runs the steps in order; what the store holds is not computed again. Killed, the same call goes on.
+
+    Raises MetierError when a launcher such as torchrun has started several processes, and what the steps raise.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:  # one would hold a training's lock and wait for the others, which wait for the lock
+        raise MetierError(f"a recipe runs in 1 process, got {processes}; several train together only from Python")
     done: dict[str, Done] = {}
     begun = time.monotonic()
     for call in calls:
@@ -68,10 +74,11 @@ class Runner:
             return self._finish(call, key, key, 0.0, False, 0, lambda: self.compute(call, None))
         if self.always(call):
             folder = self.store.root / "always" / key
+            memory.forget_peak()
             begun = time.monotonic()
             artefact = self.compute(call, Work(folder, self.progress, list(self.done.values()), self.begun))
             return self._finish(
-                call, key, artefact.digest, time.monotonic() - begun, False, peak_memory(), lambda: artefact
+                call, key, artefact.digest, time.monotonic() - begun, False, memory.peak(), lambda: artefact
             )
         manifest = self.store.manifest(key)
         cached = manifest is not None
@@ -100,13 +107,14 @@ class Runner:
             manifest = self.store.manifest(key)  # another process may have finished it while we waited
             if manifest is None:
                 work = Work(folder, self.progress, list(self.done.values()), self.begun)
+                memory.forget_peak()
                 begun = time.monotonic()
                 artefact = self.compute(call, work)
                 facts = {
                     "use": call.method.name,
                     "options": describe(call.arguments),
                     "seconds": round(time.monotonic() - begun, 3),
-                    "peak_memory_bytes": peak_memory(),
+                    "peak_memory_bytes": memory.peak(),
                 }
                 self.store.commit(key, artefact, facts)
                 manifest = self.store.manifest(key)
@@ -228,9 +236,3 @@ def _fingerprint(call: Call) -> Callable[..., str] | None:
         call.method.verb
     )
     return found
-
-
-def peak_memory() -> int:
-    """Peak resident memory of this process so far, in bytes (ru_maxrss is kilobytes on Linux, bytes on macOS)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

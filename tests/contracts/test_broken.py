@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import yaml
 from metier import catalogue, runner, scaffold
 from metier.laws import run
 from metier.laws.case import Bench
+from metier.lm.chat import Reply
+from metier.worlds.writer import Scripted
 
 MATHS = "raise NotImplementedError  # the maths"
 
@@ -41,6 +45,19 @@ def test_a_method_that_breaks_a_law_is_found(
         monkeypatch.setattr(runner, "refuse_empty", lambda *_: None)
     verdict = run.keep(catalogue.find(name), law, bench, tmp_path / "tried")
     assert verdict.holds is False and verdict.why, "the law did not see it"
+
+
+def test_what_a_writer_said_the_first_time_is_not_read_the_second_time(bench: Bench, tmp_path: Path) -> None:
+    class Moody(Scripted):
+        asked = itertools.count()
+
+        def reply(self, *given: Any) -> list[Reply]:
+            return [dataclasses.replace(r, text=f"{r.text} {next(self.asked)}") for r in super().reply(*given)]
+
+    method, law = catalogue.find("data.answer.writer"), "the_same_again_gives_the_same"
+    assert run.keep(method, law, bench, tmp_path / "steady").holds
+    bench.__dict__["writer"] = Moody(bench.world)
+    assert run.keep(method, law, bench, tmp_path / "moody").holds is False
 
 
 def test_every_law_is_broken_once() -> None:

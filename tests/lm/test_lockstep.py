@@ -23,10 +23,7 @@ CONTINUATIONS = [" valve of the", " bridge", " meter stands and rises", " falls"
 
 @pytest.fixture(scope="module")
 def pair(toy, tmp_path_factory):
-    chats = load.open(toy), load.open(maker.write(tmp_path_factory.mktemp("other") / "model", seed=1))
-    for chat in chats:  # else log-probabilities would put a mark of their own before the template's
-        chat.loaded[1].add_special_tokens({"extra_special_tokens": ["<|im_start|>"]})
-    return chats
+    return load.open(toy), load.open(maker.write(tmp_path_factory.mktemp("other") / "model", seed=1))
 
 
 def product(logits):

@@ -17,7 +17,7 @@ Options:
     n: replies a question.
     seed: of the samples.
     stop: texts that end a reply; they are cut off.
-Raises: MetierError when no task has anything to write, or one cannot grade replies.
+Raises: MetierError when no task has anything to write, one cannot grade replies, or sacrebleu is missing for chrf.
 Differs: chrf is the mean over replies, not of counts over the corpus, so that rows can be paired.
 """
 
@@ -59,7 +59,7 @@ def measure(
     Numbers: also ``answered`` {chat: {task: {measure: {refused, n, grades}}}}, grades of what was not refused.
     """
     sampling = Sampling(max_tokens, temperature, top_p, n, seed, tuple(stop))
-    closeness: dict[str, Callable[[str, str], float]] = {name: _closeness(name) for name in metrics}
+    closeness = closeness_of(metrics)
 
     def ask(chat: Chat, task: Task, name: str, rows: list[Row], advance: _ask.Advance) -> tuple[list[Row], float]:
         replies = _ask.write(chat, rows, sampling, advance)
@@ -115,11 +115,16 @@ def _answered(rows: pa.Table, tasks: list[Task]) -> dict[str, Any]:
     return found
 
 
-def _closeness(metric: Metric) -> Callable[[str, str], float]:
-    if metric != "chrf":
-        return {"exact": match.exact, "f1": match.token_f1}[metric]
-    try:
-        from sacrebleu import sentence_chrf  # an extra
-    except ModuleNotFoundError:
-        raise MetierError('evaluate.generation: chrf needs sacrebleu: pip install "metier[eval]"') from None
-    return lambda reply, reference: float(sentence_chrf(reply, [reference]).score / 100)
+def closeness_of(metrics: list[Metric]) -> dict[str, Callable[[str, str], float]]:
+    """By name, how close a reply is to a reference, 0 to 1. Raises MetierError when an extra is missing."""
+    found: dict[str, Callable[[str, str], float]] = {"exact": match.exact, "f1": match.token_f1}
+    if "chrf" in metrics:
+        try:
+            from sacrebleu import sentence_chrf  # an extra
+        except ModuleNotFoundError:
+            raise MetierError('evaluate.generation: chrf needs sacrebleu: pip install "metier[eval]"') from None
+        found["chrf"] = lambda reply, reference: float(sentence_chrf(reply, [reference]).score / 100)
+    return {name: found[name] for name in metrics}
+
+
+checks = {"measure": closeness_of}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,7 +89,12 @@ def runs_on_the_toy(case: Case, folder: Path) -> None:
 
 
 def the_same_again_gives_the_same(case: Case, folder: Path) -> None:
-    assert digest(case.run(folder / "one")) == digest(case.run(folder / "two"))
+    """Each time with a home of its own: else replies kept the first time (`lm.ask`) would be read the second time."""
+    found = []
+    for name in ("one", "two"):
+        with _home(folder / f"home {name}"):
+            found.append(digest(case.run(folder / name)))
+    assert found[0] == found[1], "the second time it gives something else"
 
 
 def inputs_stay_as_they_were(case: Case, folder: Path) -> None:
@@ -113,6 +121,19 @@ def empty_data_is_refused_in_one_sentence(case: Case, folder: Path) -> None:
             digest(made)
 
     _objection(run)
+
+
+@contextmanager
+def _home(folder: Path) -> Iterator[None]:
+    """``METIER_HOME`` is this folder meanwhile."""
+    before = os.environ.get("METIER_HOME")
+    os.environ["METIER_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["METIER_HOME"]
+        if before is not None:
+            os.environ["METIER_HOME"] = before
 
 
 def _bare(annotation: Any) -> bool:

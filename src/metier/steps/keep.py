@@ -8,6 +8,8 @@ Raises: MetierError when a record has no row in the scores, or nothing is left.
 
 from __future__ import annotations
 
+import pyarrow.compute as pc
+
 from metier.artefacts import Records, Scores
 from metier.options import Real, Share
 from metier.steps import _drops
@@ -15,13 +17,12 @@ from metier.store import Work
 
 
 def run(data: Records, scores: Scores, *, share: Share = 1.0, above: Real | None = None, work: Work) -> Records:
-    by_id = _drops.scored(data, scores, "keep")
-    rows = [by_id[i] for i in data.column("id")]
-    reasons = {row["id"]: row["reason"] for row in rows if row["reason"]}
-    scored = sorted((r for r in rows if not r["reason"]), key=lambda r: (-r["score"], r["id"]))
-    if above is not None:
-        reasons |= {r["id"]: f"score not above {above}" for r in scored if r["score"] <= above}
-        scored = [r for r in scored if r["score"] > above]
-    cut = scored[round(len(scored) * share) :]
-    reasons |= {r["id"]: f"not among the best {share:.0%}" for r in cut}
+    rows = _drops.scored(data, scores, "keep")
+    reasons = _drops.reasons(rows)
+    best = pc.sort_indices(rows, [("score", "descending"), ("id", "ascending")])[: len(rows) - len(reasons)]
+    good = len(best) if above is None else pc.sum(pc.greater(rows["score"], above)).as_py() or 0
+    kept = round(good * share)
+    ids = rows["id"]
+    reasons |= dict.fromkeys(ids.take(best[good:]).to_pylist(), f"score not above {above}")
+    reasons |= dict.fromkeys(ids.take(best[kept:good]).to_pylist(), f"not among the best {share:.0%}")
     return _drops.without(data, reasons, work, "keep")

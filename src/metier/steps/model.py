@@ -14,6 +14,7 @@ from metier.store import Work
 
 EXAMPLE = {"path": "{model}"}
 fingerprints = {"run": load.fingerprint}
+checks = {"run": load.refuse}
 
 
 def run(*, path: Place = "smollm2", work: Work) -> Model:

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from metier.artefacts import Records, Scores
 from metier.steps import _drops
 from metier.store import Work
 
 
 def run(data: Records, scores: Scores, *, first: Literal["lowest", "highest"] = "lowest", work: Work) -> Records:
-    by_id = _drops.scored(data, scores, "order")
-    reasons = {i: by_id[i]["reason"] for i in data.column("id") if by_id[i]["reason"]}
-    kept = _drops.without(data, reasons, work, "order")
-    sign = 1 if first == "lowest" else -1
-    values = [sign * by_id[i]["score"] for i in kept.column("id")]
-    return kept.take(sorted(range(len(values)), key=values.__getitem__))
+    rows = _drops.scored(data, scores, "order")
+    kept = _drops.without(data, _drops.reasons(rows), work, "order")
+    values = rows["score"].drop_null().to_numpy()
+    return kept.take(np.argsort(values if first == "lowest" else -values, kind="stable").tolist())

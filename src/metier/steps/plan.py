@@ -3,16 +3,22 @@
 Everything the clock decides is decided here; training depends on the plan alone. Each rate runs a few real
 steps from the same start; the one with the lowest dev loss is taken (dev, never test).
 
+    steps = (budget - elapsed - sum of repeats * seconds of a report - looks at dev - reserve)
+            / trainings * tokens a second / step_tokens
+
+Tokens a second and the time of a look are those of the trials, the seconds of a report its own. A measure that is taken
+again is thought to last as long again: true of a model of the same size, not of longer prompts (measure those first).
+
 Options:
     budget: seconds for the whole run, such as 600 or 10m.
     rates: learning rates to try.
     trial: steps a rate is tried for.
-    repeats: how often each measured report's work is still to be done.
+    repeats: how often each measured report will be measured again; once when not given.
     trainings: how many trainings of this length follow (specialist and control).
     passes: at most this many passes over the data.
-    reserve: seconds kept for loading and writing.
+    reserve: seconds kept for what is not measured, loading and writing; a guess.
     least: never fewer steps than this, even beyond the budget (a note says so).
-Raises: MetierError when there is no `dev`, or `step_tokens` is not given.
+Raises: MetierError when there is no `dev`, `step_tokens` is not given, or `repeats` are not one for each report.
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ def run(
     budget: Duration = 600.0,
     rates: list[Positive] = [5e-4, 1e-3],  # noqa: B006 - read off the signature, never changed
     trial: Count = 3,
-    repeats: list[NonNegative] = [1.2],  # noqa: B006
+    repeats: list[NonNegative] | None = None,
     trainings: Count = 2,
     passes: Positive = 4.0,
     reserve: NonNegative = 20.0,
@@ -48,6 +54,10 @@ def run(
 ) -> Report:
     if setup.step_tokens is None:
         raise MetierError("plan: needs 'step_tokens', so that time can be counted in steps")
+    if repeats is None:
+        repeats = [1.0] * len(measured)
+    if len(repeats) != len(measured):
+        raise MetierError(f"plan: 'repeats' must be {len(measured)} numbers, one for each of 'measured', got {repeats}")
     trials = probe.rates(model, data, setup, rates=rates, steps=trial, work=work)
     best = min(trials, key=lambda t: (t["dev_loss_after"], t["lr"]))
     if not math.isfinite(best["dev_loss_after"]):

@@ -15,13 +15,14 @@ Raises: MetierError when the file holds what this step did not write, a record d
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from metier import shapes
 from metier.artefacts import Records, Row
-from metier.disk import files_digest
+from metier.disk import files_digest, unwritable, writing
 from metier.options import MetierError, Place
 from metier.steps import _tables
 from metier.store import Work
@@ -33,23 +34,32 @@ Shape = Literal[
 
 def run(data: Records, *, to: Place, shape: Shape = "same", work: Work) -> Records:
     refuse(to)
-    path, mark = Path(to).expanduser(), _mark(to)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, mark = _file(to), _mark(to)
     temporary = path.with_name(f".{path.name}.tmp")
-    count = _tables.write(lambda: _rows(data, shape), temporary, path.name)
-    # Both the old and the new content are ours until the new one has taken its place.
-    known = [files_digest(path)] if path.exists() else []
-    mark.write_text("\n".join([*known, files_digest(temporary)]) + "\n", encoding="utf-8")
-    temporary.rename(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    try:
+        count = _tables.write(lambda: _rows(data, shape), temporary, path.name)
+        # Both the old and the new content are ours until the new one has taken its place.
+        known = [files_digest(path)] if path.exists() else []
+        with writing(path):
+            mark.write_text("\n".join([*known, files_digest(temporary)]) + "\n", encoding="utf-8")
+            temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     work.log(event="written", records=count, shape=shape)
     return data
 
 
 def refuse(to: str) -> None:
-    """Raises MetierError for an unknown ending, or when the file holds something that this step did not write."""
-    path = Path(to).expanduser()
+    """Raises MetierError for an unknown ending, a place that cannot be written, or a file this step did not write."""
+    path = _file(to)
     if _tables.kind(path.name) is None:
         raise MetierError(f"write: 'to' must end in {', '.join(_tables.KINDS)}, got {to!r}")
+    if (reason := unwritable(path)) is not None:
+        raise MetierError(f"write: 'to' is {to!r}, and {reason}")
     known = _mark(to).read_text(encoding="utf-8").split() if _mark(to).exists() else []
     if path.exists() and (not path.is_file() or files_digest(path) not in known):
         raise MetierError(f"write: '{to}' exists and holds what metier did not write; move it away or change 'to'")
@@ -76,7 +86,11 @@ def _rows(data: Records, shape: str) -> Iterator[Row]:
             raise MetierError(f"write: record {record['id']!r} {misfit}, so it cannot be written as {wanted}") from None
 
 
+def _file(to: str) -> Path:
+    return Path(os.path.expanduser(to))
+
+
 def _mark(to: str) -> Path:
     """Digests of what was written, beside the file."""
-    path = Path(to).expanduser()
+    path = _file(to)
     return path.with_name(f".{path.name}.metier")

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from metier.artefacts import Records, Row
 from metier.lm import heads, tokens
 from metier.lm.loss import IGNORED
-from metier.options import MetierError
+from metier.options import MetierError, tally
 
 FORMS = ("messages", "prompt", "text")  # what a classifier reads of a record, the first there is
 
@@ -186,8 +186,8 @@ def _examples(
 ) -> Examples:  # fmt: skip
     """The rows that are left, with the columns that methods ask for."""
     if not rows:
-        reasons = ", ".join(f"{n} × {reason}" for reason, n in dropped.items())
-        raise MetierError(f"train: no record to train on ({reasons or 'there are none'})")
+        longer = "; raise 'length'" if any(reason.startswith("no reply within") for reason in dropped) else ""
+        raise MetierError(f"train: no record to train on ({tally(dropped) or 'there are none'}){longer}")
     for wanted in fields.values():
         if wanted not in data.columns:
             held = ", ".join(data.columns)

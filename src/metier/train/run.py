@@ -8,12 +8,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from metier.artefacts import Model, Records
@@ -40,7 +39,7 @@ from metier.train.setup import (
     refuse,
     takes,
 )
-from metier.train.state import State, peak_memory, precision, rewind
+from metier.train.state import State, accelerator, peak_memory, precision, rewind
 
 DIVERGED = 3.0  # times the first loss …
 STEPS_HIGH = 5  # … for so many steps in a row
@@ -55,7 +54,7 @@ class Run:
     ) -> None:  # fmt: skip
         self.setup, self.owner = setup, owner
         self.folder = setup.work.folder / "checkpoints"
-        self.accelerator = Accelerator()
+        self.accelerator = accelerator()
         refuse(setup, owner, slots, self.accelerator.num_processes)
         torch.manual_seed(derive(setup.seed, "prepare"))
         module, tokenizer = opened(model)
@@ -189,7 +188,8 @@ class Run:
 
     def resume(self) -> None:
         """From the newest complete checkpoint, if there is one; the log is cut back to it."""
-        found, skipped = checkpoint.newest(self.folder)
+        with self.accelerator.main_process_first():  # torn ones are removed on the way
+            found, skipped = checkpoint.newest(self.folder)
         if found is not None:
             self.take(found)
             self.state = State(**{f.name: found.state[f.name] for f in dataclasses.fields(State)})
@@ -201,6 +201,11 @@ class Run:
             self.setup.work.note(sentence)
 
     def finish(self) -> Model:
+        """What ``parameters`` makes of the weights, written by one process and known to all."""
+        made = [self._finish() if self.accelerator.is_main_process else None]
+        return cast(Model, broadcast_object_list(made)[0])
+
+    def _finish(self) -> Model:
         setup, state = self.setup, self.state
         folder = setup.work.folder / "model"
         shutil.rmtree(folder, ignore_errors=True)

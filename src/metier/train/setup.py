@@ -39,9 +39,11 @@ from metier.options import (
 )
 from metier.store import Work, sync
 from metier.train.batches import Batch
+from metier.train.state import accelerator
 
 Length = Annotated[int, Field(ge=2)]
 Opened = Callable[[Model], tuple[nn.Module, PreTrainedTokenizerBase]]
+FUSED: dict[str, Any] = {"max_grad_norm": 0, "gradient_accumulation": 1, "edit": "none", "processes": 1}
 SLOTS = {"parameters": "prepare", "objective": "loss", "terms": "term", "optimizer": "optimizer", "schedule": "rate"}
 
 
@@ -137,18 +139,21 @@ class Setup:
         ``make`` receives this Setup with a folder of its own among the checkpoints. All of it goes with them when the
         step is finished, so the step's result must not build on files that lie there.
         """
-        folder = self.work.folder / "checkpoints" / name
+        folder, processes = self.work.folder / "checkpoints" / name, accelerator()
         mark = folder / "made.json"
-        if not mark.exists():
+        found = mark.exists()
+        processes.wait_for_everyone()  # all have looked before one writes
+        if not found:
             own = Work(folder, self.work.progress, self.work.above, self.work.begun)
             made = make(dataclasses.replace(self, work=own))
-            made.save(folder)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            sync(folder)
-            write_json(mark.with_suffix(".tmp"), {"kind": type(made).__name__})
-            mark.with_suffix(".tmp").rename(mark)
-        kind = json.loads(mark.read_text(encoding="utf-8"))["kind"]
-        return KINDS[kind].load(folder)
+            if processes.is_main_process:
+                made.save(folder)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                sync(folder)
+                write_json(mark.with_suffix(".tmp"), {"kind": type(made).__name__})
+                mark.with_suffix(".tmp").rename(mark)
+            processes.wait_for_everyone()
+        return KINDS[json.loads(mark.read_text(encoding="utf-8"))["kind"]].load(folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,10 +264,10 @@ def trained(network: nn.Module) -> dict[str, Tensor]:
 
 
 def needs_of(slot: Callable[..., Any]) -> dict[str, Any]:
-    """What the method's file declares: NEEDS, or ``needs(options)`` where it depends on them."""
+    """NEEDS of the method's file, or its ``needs(options)``; FUSED as well where it moves weights inside backward."""
     module = module_of(slot)
     found = module.needs(options_of(slot)) if hasattr(module, "needs") else getattr(module, "NEEDS", {})
-    return dict(found)
+    return (FUSED if hasattr(module, "backward") else {}) | found
 
 
 def refuse(setup: Setup, owner: str, honoured: Sequence[str] = tuple(SLOTS), processes: int = 1) -> None:

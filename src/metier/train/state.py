@@ -1,16 +1,18 @@
-"""What a training has come to, the log cut back to it, and what it computes in."""
+"""What a training has come to, the log cut back to it, and on what it computes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import resource
-import sys
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
+from metier import memory
+from metier.options import MetierError
 from metier.store import Work
 
 
@@ -29,6 +31,19 @@ class State:
     best_dev: float | None = None
     best_step: int | None = None
     looks_without_gain: int = 0
+
+
+def accelerator() -> Accelerator:
+    """The processes that train together: all that a launcher such as torchrun has started, on CPUs as well.
+
+    Raises MetierError when they are not joined: each would train by itself, and write to the same folder.
+    """
+    # Under torchrun on CPUs accelerate leaves each process alone, and says nothing, unless it is told of them.
+    made = Accelerator(cpu=not torch.accelerator.is_available())
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if made.num_processes != started:
+        raise MetierError(f"train: {started} processes were started, but accelerate joins {made.num_processes} here")
+    return made
 
 
 def rewind(work: Work, state: State, begins: bool) -> None:
@@ -50,11 +65,8 @@ def rewind(work: Work, state: State, begins: bool) -> None:
 
 
 def peak_memory() -> int:
-    """Peak memory of this process so far, in bytes: of the GPU where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Bytes at most: of the GPU where there is one, else of this process."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()
 
 
 def precision(device: str, wanted: str) -> AbstractContextManager[Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from answering import Answering, knowing
-from metier import stats
+from metier import recipe, stats
 from metier.artefacts import Measure, Model, Records, Task
 from metier.evaluate import choice, compare, generation, perplexity
 from metier.lm import load
@@ -128,12 +129,23 @@ def test_metrics_against_a_reference(tmp_path: Path) -> None:
     assert match.exact("a dog", "the cat") == 0
 
 
-def test_chrf_is_sacrebleus(tmp_path: Path) -> None:
-    sacrebleu = pytest.importorskip("sacrebleu")
-    close = generation._closeness("chrf")
-    assert close("the cat sat", "the cat sits") == pytest.approx(
-        sacrebleu.sentence_chrf("the cat sat", ["the cat sits"]).score / 100
-    )
+def test_chrf_by_hand() -> None:
+    pytest.importorskip("sacrebleu")
+    chrf = generation.closeness_of(["chrf"])["chrf"]
+    # runs of 1, 2 and 3 characters: precision 1, recall (3/4 + 2/3 + 1/2) / 3; longer runs the reply has none of
+    recall = (3 / 4 + 2 / 3 + 1 / 2) / 3
+    assert chrf("a bc", "abc d") == pytest.approx(5 * recall / (4 + recall))
+    assert chrf("abc", "abc") == 1 and chrf("abc", "xyz") == 0 and chrf("", "abc") == 0
+
+
+def test_chrf_without_its_extra_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)  # as if it were not installed
+    text = "base: model\ntask: tasks.general\nr: {use: evaluate.generation, chats: {b: $base}, tasks: [$task]"
+    assert recipe.check(recipe.parse(text + ", metrics: [f1]}"))
+    sentence = 'recipe, line 3: evaluate.generation: chrf needs sacrebleu: pip install "metier[eval]"'
+    with pytest.raises(MetierError) as error:
+        recipe.check(recipe.parse(text + ", metrics: [f1, chrf]}"))
+    assert str(error.value) == sentence
 
 
 def test_texts_by_hand(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ import hashlib
 
 import pytest
 
+from metier import recipe, runner
 from metier.artefacts import Records
 from metier.laws import toy as maker
 from metier.laws._training import Interrupt, Stopping
 from metier.lm import load
 from metier.options import MetierError
-from metier.store import Work, silent
+from metier.store import Store, Work, silent
 from metier.train.loop import head, sft
 from metier.train.rounds import stages
 from metier.train.setup import Setup, method
@@ -42,6 +43,17 @@ def test_each_stage_starts_from_the_last_one_with_a_fresh_optimizer(toy, tmp_pat
 def test_one_stage_is_the_inner_loop(toy, tmp_path):
     one, plain = stages.train(toy, DATA[:1], setup(tmp_path / "a")), sft.train(toy, DATA[0], setup(tmp_path / "b"))
     assert files(one) == files(plain)
+
+
+def test_a_recipe_runs_it(toy, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "the river", "completion": " rises"}\n' * 8)
+    text = f"""
+    base: {{use: model, path: {toy.path}}}
+    rows: {{use: data.ingest.records, source: [{tmp_path}/rows.jsonl]}}
+    made: {{use: train.rounds.stages, model: $base, data: [$rows, $rows], steps: 1, inner: sft}}
+    """
+    done = runner.run(recipe.check(recipe.parse(text)), Store(tmp_path / "home"))
+    assert [stage["method"] for stage in done["made"].open().notes["stages"]] == ["train.loop.sft"] * 2
 
 
 @pytest.mark.parametrize("parameters", [LORA, "full"])

@@ -24,6 +24,7 @@ from metier.artefacts import Model, Records
 from metier.options import MetierError, Train
 from metier.store import Work, read_log
 from metier.train.setup import Setup, derive, method
+from metier.train.state import accelerator
 
 
 def train(model: Model, data: list[Records], setup: Setup, *, inner: Train = "sft") -> Model:  # type: ignore[assignment]
@@ -57,7 +58,7 @@ def _put_first(work: Work, stages: int) -> None:
         for number in range(1, stages + 1)
         for row in read_log(work.folder / "checkpoints" / f"stage-{number}")
     ]
-    if before:
+    if before and accelerator().is_main_process:
         rows = [*before, *(row for row in work.rows() if "stage" not in row)]
         temporary = work.folder / "log.tmp"
         temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
