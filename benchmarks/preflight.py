@@ -1,7 +1,7 @@
 """How near `metier check` comes: memory and time it says before, against what the run then took.
 
-``python benchmarks/preflight.py`` on an otherwise idle machine; every recipe in a store of its own. Prints a row a
-recipe and the ratios said / taken: memory without trying anything, memory and time with ``--measure``.
+On an otherwise idle machine; every recipe in a store of its own. Rows of said / taken: memory from shapes alone, memory
+and time with ``--measure``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.harness import Row, machine
 
 START = """
 base: {use: model, path: smollm2}
@@ -41,33 +43,31 @@ def metier(home: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def tried(name: str, steps: str, place: Path) -> dict[str, float | str]:
-    """Said and taken, of one recipe; time of what is still to be done after the measuring."""
+def rows() -> Iterator[Row]:
+    """Of every recipe three."""
+    for name, steps in RECIPES.items():
+        with tempfile.TemporaryDirectory() as place:
+            found = tried(steps, Path(place))
+        for key, bar in (("memory from shapes", ""), ("memory", "± 0.20"), ("time", "± 0.35")):
+            said, taken = found[key]
+            note = (
+                f"{said / 2**30:.2f} of {taken / 2**30:.2f} GiB" if "memory" in key else f"{said:.0f} of {taken:.0f} s"
+            )
+            over = said / taken
+            yield Row(f"check: {key}, {name}", "the run", over, over, over, bar, "said / taken", 1, machine(), note)
+
+
+def tried(steps: str, place: Path) -> dict[str, tuple[float, float]]:
+    """Said and taken, of one recipe; of what is still to be done after the measuring."""
     recipe, home = place / "recipe.yaml", place / "home"
     recipe.write_text(START + steps, encoding="utf-8")
     foreseen = metier(home, "check", str(recipe))
     measured = metier(home, "check", str(recipe), "--measure")
-    said = sum(row["seconds"] or 0.0 for row in measured if not row["kept"])
-    begun = time.monotonic()
-    ran = metier(home, "run", str(recipe))
-    wall = time.monotonic() - begun
-    fresh = [row for row in ran if not row["cached"]]
-    taken = sum(row["seconds"] for row in fresh)
+    ran = [row for row in metier(home, "run", str(recipe)) if not row["cached"]]
+    left = {row["step"] for row in ran}
     peak = max(row["peak_memory_bytes"] for row in ran)
-    return {"recipe": name, "memory foreseen / taken": max(r["memory_bytes"] for r in foreseen) / peak,
-            "memory measured / taken": max(r["memory_bytes"] for r in measured) / peak,
-            "time said / taken": said / taken,
-            "seconds taken": taken, "wall": wall, "GiB taken": peak / 2**30}  # fmt: skip
-
-
-def main() -> None:
-    rows = []
-    for name, steps in RECIPES.items():
-        with tempfile.TemporaryDirectory() as place:
-            rows.append(tried(name, steps, Path(place)))
-        print("  ".join(f"{k} {v:.2f}" if isinstance(v, float) else v for k, v in rows[-1].items()), flush=True)
-    print(json.dumps(rows, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "memory from shapes": (max(row["memory_bytes"] for row in foreseen if row["step"] in left), peak),
+        "memory": (max(row["memory_bytes"] for row in measured if row["step"] in left), peak),
+        "time": (sum(row["seconds"] for row in measured if row["step"] in left), sum(row["seconds"] for row in ran)),
+    }

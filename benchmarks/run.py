@@ -56,5 +56,14 @@ def table(rows: list[Row]) -> None:
     Console().print(shown)
 
 
+def markdown(rows: list[Row]) -> str:
+    """The table as it stands in README.md."""
+    lines = ["| work | against | ratio (range) | bar |", "|---|---|---|---|"]
+    for r in rows:
+        missed = " (missed)" if r.met is False else ""
+        lines.append(f"| {r.work} | {r.against} | {r.ratio:.2f} ({r.low:.2f}–{r.high:.2f}) | {r.bar}{missed} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main()

@@ -1,10 +1,11 @@
-"""What a changed file re-runs, two runs at once, a full disk, Ctrl-C: with the real command."""
+"""What a changed file re-runs, two runs at once, a full disk, Ctrl-C, an odd terminal: with the real command."""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from command import as_a_user, told
+from endpoint_server import Fault, Server
+from metier.options import MetierError
+from metier.store import replacing
+from metier.worlds import facts
+from metier.worlds.writer import Scripted
 
 RECIPE = """
 texts: {use: data.ingest.documents, source: [DOCS]}
@@ -145,3 +153,201 @@ def test_stopped_at_any_moment_it_says_so_and_goes_on(place: Path, number: int, 
         if process.returncode:
             assert error.strip().splitlines()[-1] == "metier: stopped; the same command goes on from here"
     assert len(ran(place)) == 4
+
+
+def spoken(
+    *arguments: str, stdout: Any = subprocess.PIPE, given: bytes | None = b"", bare: bool = False, user: bool = False,
+    **environment: str,
+) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
+    """The command in an environment; nothing ``given`` is a closed standard input, ``bare`` means without a home."""
+    known = {k: v for k, v in os.environ.items() if not (bare and k in ("HOME", "METIER_HOME", "XDG_CACHE_HOME"))}
+    run = [sys.executable, "-c", MAIN, *arguments]
+    closing = ["sh", "-c", 'exec "$@" <&-', "sh"] if given is None else []
+    return subprocess.run([*closing, *run], input=given, stdout=stdout, stderr=subprocess.PIPE, timeout=200,
+                          env=known | environment, preexec_fn=as_a_user if user else None)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "sentence"),
+    [
+        (["show", "adapt"], 1, ""),
+        (["list", "--json"], 1, ""),
+        (["list", "steps"], 1, ""),
+        (["check", "small.yaml", "--json"], 1, ""),  # held back until the very end
+        (["nonsense"], 2, "metier: No such command 'nonsense'."),
+    ],
+)
+def test_a_reader_that_has_read_enough_is_no_fault(
+    what: list[str], code: int, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text("texts: data.ingest.general_text\n")
+    read, write = os.pipe()
+    os.close(read)  # as `| head` does
+    done = spoken(*what, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr.decode().strip()) == (code, sentence)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("what", [["show", "adapt"], ["list"], ["check", "small.yaml", "--json"]])
+def test_standard_output_on_a_full_disk_is_one_sentence(
+    what: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text("texts: data.ingest.general_text\n")
+    with open("/dev/full", "wb") as full:
+        done = spoken(*what, stdout=full)
+    assert (done.returncode, done.stderr.decode().strip()) == (2, "metier: standard output: No space left on device")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_knows_few_letters_shows_what_it_can(encoding: str, place: Path) -> None:
+    card = spoken("show", "train.objective.cross_entropy", "--json", PYTHONIOENCODING=encoding)
+    assert card.returncode == 0, card.stderr
+    assert "Σ" in json.loads(card.stdout.decode(encoding))["doc"]
+    assert spoken("show", "adapt", PYTHONIOENCODING=encoding).stdout.decode(encoding).startswith("# Documents in")
+    (place / "ü.yaml").write_text("täxts: {use: dätä}\n", encoding="utf-8")
+    done = spoken("run", str(place / "ü.yaml"), PYTHONIOENCODING=encoding)
+    sentence = "metier: ü.yaml, line 1: täxts: has no method 'dätä'"
+    assert done.returncode == 2
+    assert done.stderr.startswith(sentence.encode(encoding, "backslashreplace")), done.stderr
+
+
+def test_names_in_other_letters_are_the_same_in_every_locale(place: Path) -> None:
+    (place / "docs" / "résumé 水位.txt").write_text("A valve opens when the meter shows north. " * 20, encoding="utf-8")
+    plain = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    home = {"METIER_HOME": str(place / "home"), "NO_COLOR": "1", "COLUMNS": "20"}
+    command = ["--methods", str(place / "own"), "run", str(place / "r.yaml"), "--json"]
+    first, second = (spoken(*command, **home, **extra) for extra in (plain, {"LC_ALL": "C.UTF-8"}))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    rows = [[(row["step"], row["key"]) for row in json.loads(done.stdout)] for done in (first, second)]
+    assert rows[0] == rows[1] and all(row["cached"] for row in json.loads(second.stdout))
+    log = place / "home" / "steps" / rows[0][0][1] / "log.jsonl"
+    assert json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["kept"] == 13
+
+
+def test_a_narrow_terminal_loses_no_letter(place: Path) -> None:
+    checked = spoken("check", "adapt", COLUMNS="40")
+    assert checked.returncode == 0 and "…" not in checked.stdout.decode()
+    wide, narrow = (spoken("list", "data.ingest", COLUMNS=n).stdout.decode() for n in ("200", "24"))
+    letters = [sorted(c for c in text if c.isalnum()) for text in (wide, narrow)]
+    assert letters[0] == letters[1] and max(map(len, narrow.splitlines())) <= 24
+    done = spoken("--methods", str(place / "own"), "run", str(place / "r.yaml"), COLUMNS="20", NO_COLOR="1",
+                  METIER_HOME=str(place / "home"))  # fmt: skip
+    assert done.returncode == 0 and b"\x1b" not in done.stderr
+    assert "  texts            data.ingest.documents" in done.stderr.decode()  # a line is not cut in two
+
+
+def test_standard_input_that_is_closed_or_no_text(toy: Any, place: Path) -> None:
+    done = spoken("chat", str(toy.path), given=None)
+    assert (done.returncode, done.stderr.decode().strip()) == (
+        2, "metier: chat: standard input is closed, so nothing can be asked"
+    )  # fmt: skip
+    assert spoken("chat", str(toy.path), "--max-tokens", "2", given=b"a\xff\xfe\n").returncode == 0
+    (place / "in.yaml").write_text("texts: {use: data.ingest.documents, source: ['-']}\n", encoding="utf-8")
+    for given, sentence in (
+        (None, "metier: '-' means standard input, which is closed"),
+        (b"", "metier: data.ingest.documents: no text could be read from - (1 empty)"),
+        (b"a\0b" * 99, "metier: data.ingest.documents: no text could be read from - (1 binary)"),
+    ):
+        done = spoken("run", str(place / "in.yaml"), "--json", given=given, METIER_HOME=str(place / "home"))
+        assert (done.returncode, done.stderr.decode().strip()) == (2, sentence)
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ("{place}/r.yaml", "METIER_HOME: '{place}/r.yaml' is a file; name a folder"),
+        ("{place}/r.yaml/x", "cannot write {place}/r.yaml/x/locks/"),
+        ("~nobody-of-that-name/x", "METIER_HOME: '~nobody-of-that-name/x' belongs to nobody this machine knows; name"),
+        ("/proc/x", "cannot write /proc/x/locks/"),
+    ],
+)
+def test_a_home_that_is_none(named: str, sentence: str, place: Path) -> None:
+    named, sentence = (text.replace("{place}", str(place)) for text in (named, sentence))
+    done = spoken("--methods", str(place / "own"), "run", str(place / "r.yaml"), METIER_HOME=named)
+    assert done.returncode == 2 and "Traceback" not in done.stderr.decode()
+    assert done.stderr.decode().strip().splitlines()[-1].startswith(f"metier: {sentence}"), done.stderr
+
+
+def test_without_a_home_there_is_still_a_cache(place: Path) -> None:
+    run = ["--methods", str(place / "own"), "run", str(place / "r.yaml"), "--json"]
+    done = spoken(*run, bare=True, XDG_CACHE_HOME=str(place / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert {row["key"] for row in json.loads(done.stdout)} == {p.name for p in (place / "cache/metier/steps").iterdir()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root gives up its rights as Linux knows them")
+def test_what_a_user_may_not_read_or_write(toy: Any, place: Path) -> None:
+    (place / "mine").mkdir()
+    (place / "mine").chmod(0o555)
+    (place / "closed.yaml").write_text("base: model\n")
+    (place / "closed.yaml").chmod(0)
+    model = shutil.copytree(toy.path, place / "model")
+    (model / "config.json").chmod(0)
+    texts = f"texts: {{use: data.ingest.documents, source: [{place}/docs]}}\n"
+    (place / "w.yaml").write_text(texts + "out: {use: write, data: $texts, to: out.jsonl}\n")
+    mine = f"'{place}/mine' may not be written to"
+    for arguments, sentence in (
+        (["run", f"{place}/closed.yaml"], f"Invalid value for 'recipe': path '{place}/closed.yaml' is not readable."),
+        (["run", f"{place}/w.yaml", "--set", f"out.to={place}/mine/a/x.jsonl"],
+         f"w.yaml, line 2: write: 'to' is '{place}/mine/a/x.jsonl', and {mine}"),
+        (["adapt", f"{place}/docs", "--model", str(toy.path), "--out", f"{place}/mine/x"],
+         f"export: 'to' is '{place}/mine/x', and {mine}; choose another place with --out"),
+        (["adapt", f"{place}/docs", "--model", str(model), "--out", f"{place}/x"],
+         f"{model}/config.json: Permission denied"),
+    ):  # fmt: skip
+        done = spoken(*arguments, user=True, METIER_HOME=str(place / "home"))
+        assert done.returncode == 2 and done.stderr.decode().strip().endswith(sentence), done.stderr
+        assert done.stderr.startswith(b"metier: ") and done.stderr.count(b"\n") == 1
+    (place / "w.yaml").write_text(texts)
+    done = spoken("run", f"{place}/w.yaml", user=True, METIER_HOME=f"{place}/mine/h")
+    assert done.returncode == 2
+    assert done.stderr.decode().strip().splitlines()[-1].startswith(f"metier: cannot write {place}/mine/h/locks/")
+
+
+def test_a_full_disk_while_many_files_are_copied(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "from" / name).write_bytes(b"x" * 1000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with (
+            pytest.raises(MetierError, match=r"^cannot write .*to\.tmp: a file may not grow this large here"),
+            replacing(tmp_path / "to") as folder,
+        ):
+            shutil.copytree(tmp_path / "from", folder, dirs_exist_ok=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.name for p in tmp_path.iterdir()] == ["from"]
+
+
+def test_an_endpoint_that_is_down_slow_or_limits_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METIER_HOME", str(tmp_path))
+    monkeypatch.setattr("metier.lm.endpoint.FIRST_PAUSE", 0.01)
+    with Server(Scripted(facts.make(4))) as server:
+        (tmp_path / "r.yaml").write_text(
+            "asked: {use: data.ingest.invented, kind: questions, entities: 4, phrasing: test}\n"
+            f"writer: {{use: endpoint, model: toy, url: '{server.url}', retries: 1, timeout: 0.3, parallel: 1}}\n"
+            "answers: {use: data.answer.writer, data: $asked, writer: $writer}\n"
+        )
+
+        def said(*more: str) -> str:
+            code, err = told(["run", str(tmp_path / "r.yaml"), "--json", *more])
+            assert code == 2 and err.count("\n") == 1, err
+            return err.strip().replace(server.url, "URL")
+
+        server.faults = [None, None, None, Fault(429), Fault(429)]  # type: ignore[list-item]
+        limited = "metier: endpoint URL: limits its rate (429) after 2 tries; lower 'parallel' or raise 'retries'"
+        assert said() == limited
+        server.delay = 1
+        assert said() == "metier: endpoint URL: no answer within 'timeout' (0.3 s) after 2 tries"
+        server.delay, asked = 0, len(server.asked)
+        assert said("--set", "writer.url=http://127.0.0.1:9/v1").endswith(
+            "cannot be reached after 2 tries; is 'url' right, and the server up?"
+        )
+        assert told(["run", str(tmp_path / "r.yaml"), "--json"])[0] == 0
+        questions = {body["messages"][-1]["content"] for body in server.asked}
+        assert len(server.asked) - asked == len(questions) - 3 > 3  # what came before was not asked again

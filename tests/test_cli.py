@@ -50,7 +50,7 @@ def test_a_card_and_a_recipe_are_shown() -> None:
         (["adapt", "x", "--set", "expert.rank=3"], "metier: adapt.yaml, line 32: train.loop.pretrain: has no option"),
         (["adapt", "x", "--retention", "arc"], "metier: --retention must be lm-eval:TASK[,TASK…], got 'arc'"),
         (["adapt", "nowhere"], "metier: adapt.yaml, line 7: data.ingest.documents: no file at 'nowhere'"),
-        (["adapt", "x", "--model", "./nowhere"], "metier: model: there is no folder './nowhere'"),
+        (["adapt", "x", "--model", "./nowhere"], "metier: adapt.yaml, line 4: model: there is no folder './nowhere'"),
         (["chat", "a", "b"], "metier: chat: --compare needs two models, as in: metier chat --compare smollm2"),
     ],
 )  # fmt: skip

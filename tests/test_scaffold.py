@@ -68,6 +68,16 @@ def test_only_the_maths_is_missing(
         assert verdict.holds or law == "another_setting_is_another_digest", f"{law}: {verdict.why}"
 
 
+def test_without_its_maths_a_method_breaks_its_laws_and_says_why(
+    tmp_path: Path, bench: Bench, own_methods: Callable[[Path], None]
+) -> None:
+    scaffold.write("train.objective.mine_unfinished", tmp_path / "own")
+    own_methods(tmp_path / "own")
+    law = "cutting_a_step_changes_nothing"
+    found = run.keep(catalogue.find("train.objective.mine_unfinished"), law, bench, tmp_path / law)
+    assert found == run.Verdict(law, False, "its maths is not filled in")
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    for stream, way in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no UTF-8 is no reason to fail
+            stream.reconfigure(errors=way)
     code: object = 0
     try:
         from metier import cli
@@ -35,7 +39,22 @@ def main() -> None:
         _leave(caught[0])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # nothing is at work any more
-    sys.exit(code)  # type: ignore[arg-type]
+    sys.exit(_written(code))  # type: ignore[arg-type]
+
+
+def _written(code: object) -> object:
+    """Writes out what is left for standard output, and returns the exit code: ``code``, unless that fails."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python itself would try again and complain
+        if isinstance(error, BrokenPipeError):  # `metier list | head` has read enough
+            return code or 1
+        if not code:
+            print(f"metier: standard output: {error.strerror}", file=sys.stderr)
+        return 2
+    return code
 
 
 def _leave(number: int) -> None:

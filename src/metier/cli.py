@@ -40,8 +40,9 @@ def main() -> None:
         elif type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             print(f"metier: {error.format_message()}", file=sys.stderr)
             sys.exit(BAD_INPUT)
-        elif isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder one may not read
-            print(f"metier: {MetierError(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.errno is not None:  # a name too long, a folder one may not read
+            place = "standard output" if error.filename is None else error.filename
+            print(f"metier: {MetierError(f'{place}: {error.strerror}')}", file=sys.stderr)
             sys.exit(BAD_INPUT)
         else:
             raise

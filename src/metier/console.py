@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from metier.options import printable
+
 if TYPE_CHECKING:
     from metier.runner import Done
     from metier.store import Bar
@@ -36,9 +38,6 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self.bars.stop()
 
-    def say(self, words: str) -> None:
-        self.console.print(words)
-
     def started(self, name: str, use: str) -> None:
         self.current = self.bars.add_task(f"{name}  {use}", total=None, note="")
 
@@ -46,12 +45,15 @@ class Display:
         if self.current is not None:
             self.bars.remove_task(self.current)
         took = "kept from before" if done.cached else f"{done.seconds:.1f} s"
-        self.console.print(f"  {done.name:<16} {done.use:<28} {took}")
+        self.say(f"  {done.name:<16} {done.use:<28} {took}")
+
+    def say(self, words: str) -> None:
+        self.console.print(printable(words), soft_wrap=True)  # in a narrow terminal or a file a line stays one line
 
     @contextmanager
     def progress(self, label: str, total: float) -> Iterator[Bar]:
         if not total:
-            self.console.print(f"    {label}")
+            self.say(f"    {label}")
         task = self.bars.add_task(f"  {label}", total=total or None, note="")
         try:
             yield _Drawn(self, task, label, total)
@@ -66,7 +68,7 @@ class _Drawn:
 
     def advance(self, units: float = 1, note: str = "") -> None:
         self.done += units
-        self.display.bars.update(self.task, advance=units, note=note)
+        self.display.bars.update(self.task, advance=units, note=printable(note))
         now = time.monotonic()
         if (
             not self.display.console.is_terminal
@@ -76,4 +78,4 @@ class _Drawn:
         ):
             self.said = now
             left = (now - self.begun) * (self.total - self.done) / self.done
-            self.display.console.print(f"    {self.label}: {self.done / self.total:.0%}, {left:.0f} s left {note}")
+            self.display.say(f"    {self.label}: {self.done / self.total:.0%}, {left:.0f} s left {note}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pyarrow as pa
 from metier.options import MetierError
 
 ROWS_A_BATCH = 4096
+MARK = "metier.json"  # in a folder of a specialist: metier wrote it
 FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your share of the disk is used up",
@@ -44,6 +46,14 @@ def writing(place: Path, also_reads: bool = False) -> Iterator[None]:
         else:
             raise
         raise MetierError(f"cannot write {place}: {reason}") from None
+
+
+def unwritable(place: Path) -> str | None:
+    """Why nothing can be written at a place, which need not be there yet; None when nothing speaks against it."""
+    there = next(folder for folder in place.absolute().parents if os.path.lexists(folder))
+    if not there.is_dir():
+        return f"'{there}' is a file"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"'{there}' may not be written to"
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -94,11 +104,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _number(error: Exception) -> int | None:
-    """The system's error number; libraries written in Rust tell it in their message."""
-    if isinstance(error, OSError):
+    """The system's error number; libraries written in Rust, and shutil of many files, tell it in their message."""
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None
+    found = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+    return int(found[1] or found[2]) if found else None
 
 
 def _write_ipc(table: pa.Table, sink: Any) -> None:

@@ -22,6 +22,11 @@ from pydantic import Field
 LONGEST = 600  # characters of an error sentence
 
 
+def printable(text: str) -> str:
+    """On one line, with what a terminal would obey written out as ``\\x1b``."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class MetierError(Exception):
     """Bad input, said in one sentence that names the file, line or option.
 
@@ -29,8 +34,13 @@ class MetierError(Exception):
     """
 
     def __init__(self, sentence: str) -> None:
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+        line = printable(sentence)
         super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 3 :]}")
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """How often there was each reason, for a sentence: "2 × too short, 1 × empty"."""
+    return ", ".join(f"{n} × {reason}" for reason, n in counts.items())
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

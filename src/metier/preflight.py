@@ -102,7 +102,9 @@ def foresee(calls: list[Call]) -> Estimate:
 
 def _at_once(call: Call) -> tuple[int, int]:
     """Rows and tokens of the largest micro-batch of a training, when its texts are long enough."""
-    length, tokens = call.arguments["length"], call.arguments["micro_tokens"]
+    from metier.lm import size
+
+    length, tokens = call.arguments["length"], call.arguments["micro_tokens"] or size.AT_ONCE
     rows = max(1, tokens // length)
     if call.arguments["step_tokens"] is not None:
         rows = min(rows, max(1, round(call.arguments["step_tokens"] / length)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,15 @@ def conclude(facts: dict[str, Any], out: Path, as_json: bool) -> None:
 
 def show_method(name: str, as_json: bool) -> None:
     """A method's card and its options."""
-    from metier import calls, catalogue, options
+    from metier import calls, catalogue, options, signatures
 
     method = catalogue.find(name, "show")
+    try:
+        parameters = signatures.flat(method.path, method.verb)
+    except signatures.Unread:
+        parameters = calls.flat(catalogue.load(method))
     rows = []
-    for p in calls.flat(catalogue.load(method)):
+    for p in parameters:
         if p.kind != "work" and (p.option or p.kind != "value"):
             default = "needed" if p.required else str(p.default)
             rows.append({"option": p.name, "takes": options.describe(p.annotation), "default": default})
@@ -58,11 +63,14 @@ def table(header: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")  # where the terminal is narrow nothing is cut off
     for row in rows:
         table.add_row(*row)
     Console(markup=False, highlight=False).print(table)
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    encoding = getattr(sys.stdout, "encoding", None) or "none"
+    print(json.dumps(value, indent=1, ensure_ascii=not encoding.lower().startswith("utf"), default=str))

@@ -20,19 +20,17 @@ from typing import Any
 import metier
 from metier import report
 from metier.artefacts import Model, Report
-from metier.disk import write_json
+from metier.disk import MARK, unwritable, write_json
 from metier.lm import gguf as gguf_file
 from metier.lm import load, merged
 from metier.options import MetierError
 from metier.store import Store, Work, home, replacing
 
-MARK = "metier.json"
-
 
 def write(model: Model, verdict: Report, to: str, *, merge: bool, gguf: bool, work: Work) -> Report:
     """Writes the folder ``to`` and returns the facts as a Report. Raises MetierError when ``to`` is somebody else's."""
     refuse(to)
-    folder = Path(to)
+    folder = Path(os.path.expanduser(to))
     with Store(home()).alone(folder, work.progress), replacing(folder) as temporary:
         made: dict[str, Any] = {}
         dense = model.path
@@ -54,8 +52,12 @@ def write(model: Model, verdict: Report, to: str, *, merge: bool, gguf: bool, wo
 
 
 def refuse(to: str) -> None:
-    """Raises MetierError when the folder ``to`` holds something that metier did not write."""
-    folder = Path(to)
+    """Raises MetierError when ``to`` cannot be written, or holds something that metier did not write."""
+    if not to:
+        raise MetierError("export: 'to' names no folder; say where with --out")
+    folder = Path(os.path.expanduser(to))
+    if (reason := unwritable(folder)) is not None:
+        raise MetierError(f"export: 'to' is '{to}', and {reason}; choose another place with --out")
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).exists())):
         raise MetierError(f"export: '{to}' exists and was not written by metier; choose another place with --out")
 

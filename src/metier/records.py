@@ -51,11 +51,15 @@ class Records:
     def columns(self) -> list[str]:
         return list(self.table.column_names)
 
-    def column(self, name: str) -> list[Any]:
-        """Raises MetierError, naming the columns there are, when there is none of that name."""
+    def array(self, name: str) -> pa.ChunkedArray:
+        """A column where it lies. Raises MetierError, naming the columns there are, when there is none of that name."""
         if name not in self.columns:
             raise MetierError(f"records have no column '{name}'; they have: {', '.join(self.columns) or 'none'}")
-        return cast(list[Any], self.table.column(name).to_pylist())
+        return self.table.column(name)
+
+    def column(self, name: str) -> list[Any]:
+        """Raises MetierError, naming the columns there are, when there is none of that name."""
+        return cast(list[Any], self.array(name).to_pylist())
 
     def take(self, indices: Sequence[int]) -> Records:
         return Records(self.table.take(pa.array(indices, pa.int64())))
@@ -110,7 +114,8 @@ class Scores:
         return cls(pa.table({n: _column("scores", n, [row.get(n) for row in rows], kinds[n]) for n in kinds}))
 
     def __iter__(self) -> Iterator[Row]:
-        yield from self.table.to_pylist()
+        for batch in self.table.to_batches(max_chunksize=ROWS_A_BATCH):
+            yield from batch.to_pylist()
 
     @property
     def digest(self) -> str:

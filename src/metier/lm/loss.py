@@ -21,7 +21,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from metier.options import MetierError
 
 IGNORED = -100  # the label of a position that is not supervised, as everywhere in transformers
-BYTES_A_CHUNK = 32 << 20  # logits alive at once; larger is no faster on CPU, smaller starves the matrix product
+BYTES_A_CHUNK = 32 << 20  # of logits alive at once; more is no faster on a CPU, less starves the matrix product
+BYTES_ON_GPU = 512 << 20  # a GPU waits for many small chunks
 CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 EXOTIC = re.compile(r"logit\w*(scal|cap|mult|soft)|(lm_head|output)_mult")
 
@@ -193,7 +194,11 @@ class _TokenLoss(torch.autograd.Function):
             if d_hidden is not None:
                 d_hidden[part] = p @ weight.to(p.dtype)
             if d_weight is not None:
-                d_weight.addmm_(p.t().to(d_weight.dtype), hidden[part].to(d_weight.dtype))
+                if p.dtype == d_weight.dtype:
+                    d_weight.addmm_(p.t(), hidden[part])
+                else:  # in the dtype of the forward pass, as autocast does: a GPU is slow in float32
+                    d_weight += p.t() @ hidden[part]
+            del p  # else two chunks are alive while the next one is made
         ctx.save_for_backward(d_hidden, d_weight)  # type: ignore[arg-type]
         return total
 
@@ -216,4 +221,4 @@ def _softmax(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Te
 
 
 def _rows(weight: Tensor) -> int:
-    return max(1, BYTES_A_CHUNK // (4 * len(weight)))
+    return max(1, (BYTES_A_CHUNK if weight.device.type == "cpu" else BYTES_ON_GPU) // (4 * len(weight)))

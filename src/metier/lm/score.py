@@ -37,9 +37,9 @@ class LogProb:
 class _Row:
     """A sequence to run: ``scored`` lists (index of the predicting position, token, continuation)."""
 
-    ids: list[int]
+    ids: list[int]  # without the last token of a text, which predicts nothing: a choice of one token costs none
     scored: list[tuple[int, int, int]]
-    branches: list[tuple[int, int]]  # (start, end) of each branch; empty for a plain row
+    branches: list[tuple[int, int]]  # (start, end) of each branch behind the stem; empty for a plain row
     stem: int = 0
 
 
@@ -127,14 +127,11 @@ def _rows(
             groups.setdefault(prompt, []).append(i)
         else:
             alone.append(i)
-    trees = []
-    for members in groups.values():
-        for part in _parts(members, pairs):
-            if len(part) > 1:
-                trees.append(_tree(part, pairs))
-            else:
-                alone += part
-    return [row for i in alone for row in _plain(i, *pairs[i], limit, stride)], trees
+    parts = [part for members in groups.values() for part in _parts(members, pairs)]
+    alone += [part[0] for part in parts if len(part) == 1]
+    trees = [_tree(part, pairs) for part in parts if len(part) > 1]
+    plain = [row for i in alone for row in _plain(i, *pairs[i], limit, stride)]
+    return plain + [row for row in trees if not row.branches], [row for row in trees if row.branches]
 
 
 def _parts(members: list[int], pairs: Sequence[tuple[list[int], int]]) -> list[list[int]]:
@@ -144,12 +141,12 @@ def _parts(members: list[int], pairs: Sequence[tuple[list[int], int]]) -> list[l
         return [[i] for i in members]
     room = min(LARGEST, max(BUDGET // 2, stem + stem // 2))
     parts: list[list[int]] = []
-    length = room
+    length = room + 1
     for i in members:
-        length += len(pairs[i][0]) - stem
+        length += len(pairs[i][0]) - 1 - stem
         if length > room:
             parts.append([])
-            length = len(pairs[i][0])
+            length = len(pairs[i][0]) - 1
         parts[-1].append(i)
     return parts
 
@@ -166,8 +163,9 @@ def _tree(members: list[int], pairs: Sequence[tuple[list[int], int]]) -> _Row:
     for i in members:
         ids, start = pairs[i]
         begin = len(row.ids)
-        row.ids += ids[stem:]
-        row.branches.append((begin, len(row.ids)))
+        row.ids += ids[stem : len(ids) - 1]
+        if len(row.ids) > begin:
+            row.branches.append((begin, len(row.ids)))
         for at in range(start, len(ids)):
             row.scored.append((begin + at - stem - 1 if at > stem else stem - 1, ids[at], i))
     return row
@@ -181,7 +179,7 @@ def _plain(item: int, ids: list[int], start: int, limit: int, stride: int | None
         # The first window is full; later ones begin so that ``step`` new tokens end at the window's end.
         end = min(len(ids), scored + step if rows else max(scored + step, limit))
         begin = max(0, end - limit)
-        rows.append(_Row(ids[begin:end], [(at - begin - 1, ids[at], item) for at in range(scored, end)], []))
+        rows.append(_Row(ids[begin : end - 1], [(at - begin - 1, ids[at], item) for at in range(scored, end)], []))
         scored = end
     return rows
 

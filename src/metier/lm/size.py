@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ STATE = 4  # numbers a trained weight: itself, its gradient, two of the optimize
 ASKED_TOKENS = 2048  # computed at once when a model is asked
 KEPT = 4  # checkpoints: two, the best, and the one being written
 HELD = 3  # numbers a weight in a checkpoint
+AT_ONCE = 512  # tokens computed at once on a CPU, where more are no faster; at least as many on a GPU …
+MOST_AT_ONCE = 16_384  # … and at most so many, if they fit
 HEAP = 2.2  # bytes taken for one that is kept: blocks freed between kept ones stay with the process (measured)
 
 
@@ -53,6 +55,15 @@ def trained(module: nn.Module, rows: int, length: int) -> int:
     moving = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = _weights(module) - moving
     return round(LIBRARIES + FLOAT * (frozen + STATE * moving) + HEAP * _kept(module, rows, length) + LOGITS)
+
+
+def at_once(module: nn.Module, device: torch.device) -> int:
+    """Tokens of a micro-batch when nobody says: on a GPU as many as two fifths of its free memory hold."""
+    if device.type != "cuda":
+        return AT_ONCE
+    blocks = cast(Any, module).config.get_text_config().num_hidden_layers
+    fit = 0.4 * torch.cuda.mem_get_info(device)[0] / (FLOAT * blocks * _width(module))
+    return int(min(max(fit, AT_ONCE), MOST_AT_ONCE))
 
 
 def written(module: nn.Module, whole: bool) -> int:

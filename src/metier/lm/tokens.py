@@ -101,7 +101,8 @@ def supervised(tokenizer: PreTrainedTokenizerBase, record: Row) -> tuple[list[in
     refuses the conversation, changes a turn when more follow, or ends a reply with no token of its own.
     A record without a reply comes back with no label at all.
     """
-    name = f"record {record.get('id')!r}"
+    origin = record.get("origin") or {}
+    name = f"record {record.get('id')!r}" + (f" ({origin['file']}, line {origin['line']})" if origin.get("line") else "")
     if record.get("messages"):
         return _turns(tokenizer, record["messages"], name)
     if record.get("completion") is not None:
@@ -202,7 +203,8 @@ def _text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, reply:
         )  # fmt: skip
     except Exception as error:  # jinja's own errors and what a template raises share no class
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise MetierError(f"the chat template refuses the conversation: {reason}") from error
+        whose = f" (the template of {tokenizer.name_or_path})" if tokenizer.name_or_path else ""
+        raise MetierError(f"the chat template refuses the conversation: {reason}{whose}") from error
     return cast(str, text)
 
 

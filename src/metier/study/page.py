@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from metier import figures, report
 from metier.analyse._condition import parse
-from metier.disk import writing
+from metier.disk import unwritable, writing
 from metier.figures import Span
 from metier.measures import Form, form, level, signed
 from metier.options import MetierError
@@ -28,7 +28,9 @@ COLUMNS = 4  # measures in the table of arms
 
 
 def refuse(place: Path) -> None:
-    """Raises MetierError when files of the names to be written are somebody else's."""
+    """Raises MetierError when nothing can be written there, or files of the names to be written are somebody else's."""
+    if (reason := unwritable(place / FILES[0])) is not None:
+        raise MetierError(f"study: the place is '{place}', and {reason}; choose another place with --out")
     there = [name for name in FILES if (place / name).exists()]
     readme = place / "README.md"
     if there and not (readme.exists() and readme.read_text(encoding="utf-8", errors="replace").startswith(MARK)):

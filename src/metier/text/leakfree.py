@@ -10,16 +10,15 @@ chunks that still repeat the other side (a licence text, a standard table) are d
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import random
-import re
 from collections import defaultdict
 from typing import Any, Literal
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
+
+from metier.text.grams import Hashes, distinct, shingles
 
 N = 13
 SHARED = 0.05  # documents that share more than this of the smaller one's 13-grams form a group
@@ -32,10 +31,6 @@ LARGEST = 0.5  # a group with more than this share of the text is broken up by t
 RULES = [(SHARED, 100), (SHARED, 5), (0.1, 5), (0.2, 5), (0.5, 5)]
 SMALL = 20_000  # bytes; with less text no verdict is possible
 SECTIONS = 5  # held-out test sections of a single document, at most
-
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
-
-Shingles = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +56,8 @@ def assign(rows: list[dict[str, Any]], *, dev: float, test: float, seed: int) ->
     names = sorted(documents)
     texts = {name: "\n".join(row["text"] for row in documents[name]) for name in names}
     sizes = {name: len(texts[name].encode()) for name in names}
-    prints = {name: shingles(texts[name]) for name in names}
-    own = {row["id"]: shingles(row["text"]) for row in rows}
+    prints = {name: shingles(texts[name], N) for name in names}
+    own = {row["id"]: shingles(row["text"], N) for row in rows}
     notes = []
     if sum(sizes.values()) < SMALL:
         notes.append(f"too small to tell: {sum(sizes.values())} bytes of text, at least {SMALL} are needed")
@@ -94,19 +89,7 @@ def assign(rows: list[dict[str, Any]], *, dev: float, test: float, seed: int) ->
     return Assignment(split, dropped, group, how, residual, notes)
 
 
-def shingles(text: str, n: int = N) -> Shingles:
-    """The distinct n-grams of a text's words, hashed to 64 bits and sorted; a shorter text is one n-gram."""
-    words = np.array([_word(word) for word in WORD.findall(text.lower())], dtype=np.uint64)
-    if not len(words):
-        return words
-    n = min(n, len(words))
-    hashed = np.zeros(len(words) - n + 1, dtype=np.uint64)
-    for k in range(n):  # a polynomial in an odd constant, modulo 2^64
-        hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + words[k : len(words) - n + 1 + k]
-    return _distinct(hashed)
-
-
-def overlap(part: Shingles, whole: Shingles) -> float:
+def overlap(part: Hashes, whole: Hashes) -> float:
     """The share of the part's n-grams (both sorted) that stand in the whole; 0 when either is empty."""
     if not len(part) or not len(whole):
         return 0.0
@@ -120,11 +103,11 @@ def leak_at_random(rows: list[dict[str, Any]], *, dev: float, test: float, seed:
     for row in rows:
         sizes[row["document"]] += len(row["text"].encode())
     side = deal(sizes, dev=dev, test=test, seed=seed)
-    prints = {row["id"]: shingles(row["text"]) for row in rows}
+    prints = {row["id"]: shingles(row["text"], N) for row in rows}
     return _residual({row["id"]: side[row["document"]] for row in rows}, prints, "test")
 
 
-def shared(prints: list[Shingles], most: int) -> sparse.csr_array:
+def shared(prints: list[Hashes], most: int) -> sparse.csr_array:
     """How many n-grams each pair of texts has in common, counting those that stand in at most ``most`` texts."""
     owners = np.repeat(np.arange(len(prints)), [len(p) for p in prints])
     _, column, count = np.unique(np.concatenate(prints), return_inverse=True, return_counts=True)
@@ -134,7 +117,7 @@ def shared(prints: list[Shingles], most: int) -> sparse.csr_array:
     return (incidence @ incidence.T).tocsr()  # [text, text]
 
 
-def contained(prints: list[Shingles], sizes: list[int]) -> dict[int, int]:
+def contained(prints: list[Hashes], sizes: list[int]) -> dict[int, int]:
     """Texts that lie inside another, kept one → that one. Of two equal texts the first stays."""
     if not prints:
         return {}
@@ -210,7 +193,7 @@ def sections(
 
 
 def _groups(
-    names: list[str], prints: dict[str, Shingles], sizes: dict[str, int]
+    names: list[str], prints: dict[str, Hashes], sizes: dict[str, int]
 ) -> tuple[dict[str, str], tuple[float, int]]:
     """Document → group (named after its first document), and the rule that made them."""
     lengths = np.array([len(prints[name]) for name in names])
@@ -240,7 +223,7 @@ def _members(names: list[str], groups: dict[str, str]) -> dict[str, list[str]]:
     return members
 
 
-def _repeats(split: dict[str, str], prints: dict[str, Shingles]) -> dict[str, str]:
+def _repeats(split: dict[str, str], prints: dict[str, Hashes]) -> dict[str, str]:
     """Dev chunks that repeat train, and test chunks that repeat train or dev → reason."""
     seen = _union(split, prints, "train")
     found: dict[str, str] = {}
@@ -248,25 +231,14 @@ def _repeats(split: dict[str, str], prints: dict[str, Shingles]) -> dict[str, st
         repeats = [i for i, side in split.items() if side == name and overlap(prints[i], seen) > REPEATED]
         found |= dict.fromkeys(repeats, f"{name} chunk repeats text of another split")
         kept = _union({i: s for i, s in split.items() if i not in found}, prints, name)
-        seen = _distinct(np.concatenate([seen, kept]))
+        seen = distinct(np.concatenate([seen, kept]))
     return found
 
 
-def _residual(split: dict[str, str], prints: dict[str, Shingles], name: str) -> float:
+def _residual(split: dict[str, str], prints: dict[str, Hashes], name: str) -> float:
     return overlap(_union(split, prints, name), _union(split, prints, "train"))
 
 
-def _union(split: dict[str, str], prints: dict[str, Shingles], name: str) -> Shingles:
+def _union(split: dict[str, str], prints: dict[str, Hashes], name: str) -> Hashes:
     parts = [prints[i] for i, side in split.items() if side == name]
-    return _distinct(np.concatenate(parts)) if parts else np.array([], dtype=np.uint64)
-
-
-def _distinct(values: Shingles) -> Shingles:
-    # Sorting beats numpy's hash-based unique several times over here, and the result must be sorted anyway.
-    ordered = np.sort(values)
-    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
-
-
-@functools.lru_cache(maxsize=1 << 18)
-def _word(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+    return distinct(np.concatenate(parts)) if parts else np.array([], np.uint64)

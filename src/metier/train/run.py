@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from metier.artefacts import Model, Records
-from metier.lm import load
+from metier.lm import load, size
 from metier.lm import loss as lm_loss
 from metier.options import MetierError
 from metier.train import checkpoint
@@ -70,6 +70,7 @@ class Run:
             self.examples.lengths, seed=setup.seed, order=setup.order, batch=setup.batch, step_tokens=setup.step_tokens,
             epochs=setup.epochs, steps=setup.steps, total_tokens=setup.tokens,
         )  # fmt: skip
+        self.micro_tokens = setup.micro_tokens or size.at_once(self.network, self.accelerator.device)
         self._check_accumulation()
         self.module = self.accelerator.prepare(StepLoss(self.network, setup, self.trainable.penalty))
         # Only now: prepare may have moved the parameters to a device.
@@ -263,7 +264,7 @@ class Run:
     def _mine(self, window: Window, examples: Examples | None = None) -> list[np.ndarray]:
         """This process's micro-batches of a window: as many as every other process has, filled up with empty ones."""
         lengths = (examples or self.examples).lengths
-        cut = micro_batches(lengths, window.rows, self.setup.micro_tokens, self.setup.order)
+        cut = micro_batches(lengths, window.rows, self.micro_tokens, self.setup.order)
         processes = self.accelerator.num_processes
         cut += [np.zeros(0, np.int64)] * (-len(cut) % processes)
         return cut[self.accelerator.process_index :: processes]
@@ -275,7 +276,7 @@ class Run:
     def _stream(self) -> Iterator[Batch]:
         """Every training row once, in plan order: what an objective's ``start`` may look at."""
         for window in (w for w in self.plan if w.epoch == 0):
-            for rows in micro_batches(self.examples.lengths, window.rows, self.setup.micro_tokens, self.setup.order):
+            for rows in micro_batches(self.examples.lengths, window.rows, self.micro_tokens, self.setup.order):
                 yield self._batch(self.examples, rows, window)
 
     def _in_order(self, seen: list[tuple[list[str], dict[str, Tensor]]], window: Window) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ class Setup:
         batch: records (rows, when texts are packed) a step, at most; 16 when `step_tokens` is not given either. An
             epoch is cut evenly, so its last step is no smaller than the others.
         step_tokens: tokens a step, about, instead of a number of records.
-        micro_tokens: tokens computed at once, padding counted; it bounds memory and changes no result.
+        micro_tokens: tokens computed at once, padding counted: bounds memory, changes no result. 512, more on a GPU.
         length: longest record in tokens; texts are packed into rows of this length, conversations are cut.
         order: *buckets* shuffles every epoch and sorts by length inside a step; *given* keeps the order of the data.
         max_grad_norm: gradients longer than this are shortened to it; 0 leaves them.
@@ -86,7 +86,7 @@ class Setup:
     tokens: Count | None = None
     batch: Count | None = None
     step_tokens: Count | None = None
-    micro_tokens: Count = 512
+    micro_tokens: Count | None = None
     length: Length = 512
     order: Literal["buckets", "given"] = "buckets"
     max_grad_norm: NonNegative = 1.0

@@ -31,7 +31,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from metier import shapes
 from metier.artefacts import Records, Row
-from metier.options import MetierError
+from metier.options import MetierError, tally
 from metier.store import Work
 
 NAME = "data.edit.template"
@@ -67,7 +67,7 @@ def edit(
         rows.append(rest | form(said) | _origin(row))
     work.log(event="kept", read=len(data), kept=len(rows), dropped=dict(dropped))
     if not rows:
-        raise MetierError(f"{NAME}: nothing is left of {len(data)} records: {dict(dropped)}")
+        raise MetierError(f"{NAME}: nothing is left of {len(data)} records ({tally(dropped)})")
     return Records.from_rows(rows)
 
 

@@ -34,6 +34,8 @@ class Document:
 
 def documents(file: _files.File) -> Iterator[Document]:
     """The documents in a file: itself, or its rows. Raises Unreadable, OSError, or MetierError for a broken row."""
+    if file.fault is not None:
+        raise file.fault
     if file.size > LARGEST:
         raise Unreadable(f"larger than {LARGEST >> 20} MiB")
     name, data = "" if file.path is None else file.path.name, file.data()

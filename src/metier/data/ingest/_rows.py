@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from metier.data.ingest._streams import trouble
 from metier.options import MetierError
 
 TEXTUAL = 40  # characters a column holds on average before it counts as text
@@ -35,8 +36,9 @@ def jsonl_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, str]]]:
             continue
         try:
             row: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise MetierError(f"{name}, line {number}: not valid JSON: {error.msg} at column {error.colno}") from None
+            json.dumps(row, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise MetierError(f"{name}, line {number}: {trouble(error)}") from None
         if not isinstance(row, dict):
             raise MetierError(f"{name}, line {number}: must be a JSON object, got {type(row).__name__}")
         yield number, {k: str(v) for k, v in row.items() if isinstance(v, str | int | float) and str(v).strip()}

@@ -33,6 +33,8 @@ Found = Iterator[tuple[int, "Row | Misfit"]]  # line (of parquet: row), from 1, 
 
 def rows(file: File) -> Found:
     """The rows of a file. Raises Unreadable, OSError, or MetierError where a file cannot be read on."""
+    if file.fault is not None:
+        raise file.fault
     name = file.name.removesuffix(".gz")
     suffix = Path(name).suffix.lower().lstrip(".")
     kind = "json" if file.path is None else KINDS.get(suffix)
@@ -109,7 +111,7 @@ def _jsonl(text: io.TextIOWrapper, name: str) -> Found:
             except Misfit as misfit:
                 yield number, misfit
             except (ValueError, RecursionError) as error:
-                yield number, Misfit(_trouble(error))
+                yield number, Misfit(trouble(error))
 
 
 def _json(text: io.TextIOWrapper, name: str) -> Found:
@@ -142,7 +144,7 @@ def _json(text: io.TextIOWrapper, name: str) -> Found:
             cut = str(error).startswith("Unterminated") or where > len(buffer) - 16
             if ends or not cut:
                 line += buffer.count("\n", at, where)
-                raise MetierError(f"{name}, line {line}: {_trouble(error)}") from None
+                raise MetierError(f"{name}, line {line}: {trouble(error)}") from None
             if len(buffer) - at > LONGEST:
                 raise MetierError(f"{name}, line {line}: a row of over {LONGEST >> 20} million characters") from None
             more()
@@ -242,7 +244,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _decoder = json.JSONDecoder(object_pairs_hook=_once)
 
 
-def _trouble(error: Exception) -> str:
+def trouble(error: Exception) -> str:
+    """Why a row cannot be read from JSON, or not be written as text."""
     if isinstance(error, json.JSONDecodeError):
         return f"not valid JSON: {error.msg} at column {error.colno}"
+    if isinstance(error, UnicodeEncodeError):
+        return "holds half a character (a lone surrogate)"
     return "nested too deeply" if isinstance(error, RecursionError) else "not valid JSON: a number of too many digits"

@@ -1,9 +1,10 @@
 """Documents → clean chunks, each with its file, page, heading and offset.
 
 For people whose field lies in files: pdf, docx, pptx, html, markdown, text, manual pages (roff), csv, jsonl; also
-gzipped, in folders (walked, hidden files left out), globs, or ``-`` for standard input. Wrapped lines are joined,
-chunks follow headings and paragraphs and keep code and lists whole (`text.unwrap`, `text.chunk`). A file that cannot
-be read is dropped with its reason in the log, never silently. Not for scans: there is no character recognition.
+gzipped, in folders (walked; hidden files and the folders of specialists, with their reports, are left out), globs,
+or ``-`` for standard input. Wrapped lines are joined, chunks follow headings and paragraphs and keep code and lists
+whole (`text.unwrap`, `text.chunk`). A file that cannot be read is dropped with its reason in the log, never silently.
+Not for scans: there is no character recognition.
 
 Files over 256 MiB are dropped. Nothing in a document is obeyed or fetched: links, scripts and images are not followed.
 

@@ -154,8 +154,8 @@ def _told(row: Row) -> str:
     if not text.isascii():
         try:
             text.encode()
-        except UnicodeEncodeError:
-            raise Misfit("holds half a character (a lone surrogate)") from None
+        except UnicodeEncodeError as error:
+            raise Misfit(_streams.trouble(error)) from None
     return text
 
 

@@ -10,62 +10,195 @@ Texts are compared in lower case with everything but letters and digits left out
 longest document (then id) to the shortest, and one goes when it duplicates one that stayed; the result does not depend
 on their order. The score is 1 - the greatest similarity to a record before it that was compared.
 
+Signatures lie in a file of 280 bytes a record and the index is made band by band, so that memory holds about a hundred
+bytes a record, and up to 250 more for one that has near duplicates.
+
 Options:
     at: the similarity from which a chunk counts as a near duplicate.
-Raises: MetierError when the records have no column ``text``.
+Raises: MetierError when the records have no column ``text``, or one of them no text.
 Differs: signatures by rensa (one permutation, then cheap remixing, in Rust) instead of datasketch.
 Paper: Broder 1997, On the resemblance and containment of documents.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rensa import RMinHash, RMinHashLSH
+import pyarrow as pa
+import pyarrow.compute as pc
+from rensa import RMinHash
 
 from metier.artefacts import Records, Scores
-from metier.disk import text_digest
-from metier.options import Share
-from metier.text.leakfree import WORD, Shingles, shingles
+from metier.options import MetierError, Share
+from metier.store import Work
+from metier.text.grams import BASE, Hashes, ngrams, shingles, words
 
 N = 5
 PERMUTATIONS = 128
 BANDS = 32  # with 4 rows each: a pair of similarity 0.7 is found with probability 0.9998, one of 0.5 with 0.87
+PRINT = np.dtype([("document", "u8"), ("length", "u8"), ("words", "u8"), ("bands", "u8", BANDS)])
+AT_ONCE = 1024  # records
+
+Array = np.ndarray[Any, Any]
 
 
-def score(data: Records, *, at: Share = 0.85) -> Scores:
+def score(data: Records, *, at: Share = 0.85, work: Work) -> Scores:
     """One row a record: a score, or ``exact duplicate of <id>`` or ``near duplicate of <id>``."""
-    ids, texts = data.column("id"), data.column("text")
-    owners = data.column("document") if "document" in data.columns else ids
-    weight: Counter[str] = Counter()
-    for owner, text in zip(owners, texts, strict=True):
-        weight[owner] += len(text)
-    same: dict[str, str] = {}  # digest of the words → id
-    stayed: dict[str, Shingles] = {}
-    index = RMinHashLSH(threshold=at, num_perm=PERMUTATIONS, num_bands=BANDS)
-    rows: dict[str, tuple[float | None, str | None]] = {}
-    for i in sorted(range(len(ids)), key=lambda i: (-weight[owners[i]], ids[i])):
-        words = WORD.findall(texts[i].lower())
-        digest = text_digest(*words) if words else text_digest("", texts[i])
-        if digest in same:
-            rows[ids[i]] = None, f"exact duplicate of {same[digest]}"
-            continue
-        signature = RMinHash(num_perm=PERMUTATIONS, seed=1)
-        signature.update([" ".join(words[k : k + N]) for k in range(max(len(words) - N + 1, 1))])
-        grams = shingles(texts[i], N)
-        similar = ((jaccard(grams, stayed[ids[j]]), ids[j]) for j in index.query(signature))
-        closest, other = max(similar, default=(0.0, ""))
-        if closest >= at and other:
-            rows[ids[i]] = None, f"near duplicate of {other}"
-            continue
-        same[digest], stayed[ids[i]] = ids[i], grams
-        index.insert(i, signature)
-        rows[ids[i]] = 1 - closest, None
-    return Scores.from_rows({"id": i, "score": rows[i][0], "reason": rows[i][1]} for i in ids)
+    ids, texts = data.array("id"), data.array("text")
+    if texts.null_count:
+        raise MetierError(f"data.select.distinct: {texts.null_count} of {len(texts)} records have no text")
+    prints = _prints(data, work)
+    order = _order(data, prints)  # a record's place: where it stands in this order
+    first = _first(prints["words"][order])
+
+    @functools.lru_cache(maxsize=AT_ONCE)
+    def grams(place: int) -> Hashes:
+        return shingles(texts[order[place]].as_py(), N)
+
+    index = _Index(prints["bands"], order, first, work.folder / "bands")
+    near, closest = np.full(len(order), -1, np.int32), np.zeros(len(order))
+    for place in np.flatnonzero(index.shares).tolist():
+        similar = {other: jaccard(grams(place), grams(other)) for other in index.near(place)}
+        closest[place] = max(similar.values(), default=0.0)
+        if similar and closest[place] >= at:
+            near[place] = max(similar, key=lambda other: similar[other])
+        else:
+            index.add(place)
+
+    del index
+    exact = (near[first] < 0) & (first != np.arange(len(first)))  # else a copy goes like the record it copies
+    other = np.where(exact, first, near[first])
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    gone = (other >= 0)[place]
+    dropped = place[gone]
+    kinds = np.where(exact[dropped], "exact", "near")
+    why = [f"{k} duplicate of {ids[row].as_py()}" for k, row in zip(kinds, order[other[dropped]].tolist(), strict=True)]
+    reasons = pc.replace_with_mask(pa.nulls(len(ids), pa.string()), pa.array(gone), pa.array(why, pa.string()))
+    scores = pa.array(1 - closest[place], mask=gone)
+    return Scores(pa.table({"id": ids, "score": scores, "reason": reasons}))
 
 
-def jaccard(a: Shingles, b: Shingles) -> float:
+def jaccard(a: Hashes, b: Hashes) -> float:
     """What two sorted sets have in common, as a share of their union."""
     common = np.intersect1d(a, b, assume_unique=True).size
     return float(common / max(len(a) + len(b) - common, 1))
+
+
+def _prints(data: Records, work: Work) -> Array:
+    """What is compared of every record, from a file that goes when it is let go."""
+    path = work.folder / "prints"
+    columns = ["id", "text"] + ["document"] * ("document" in data.columns)
+    with path.open("wb") as stream, work.progress("signatures of texts", len(data)) as bar:
+        for batch in data.table.select(columns).to_batches(max_chunksize=AT_ONCE):
+            prints = _printed(batch["text"].to_pylist())
+            if "document" in columns:
+                owners = pc.coalesce(batch["document"], batch["id"]).to_pylist()
+                prints["document"] = [_digest(owner.encode()) for owner in owners]
+            stream.write(prints.tobytes())
+            bar.advance(len(batch))
+    return _mapped(path, PRINT)
+
+
+def _printed(texts: list[str]) -> Array:
+    found = np.zeros(len(texts), PRINT)
+    grams = [ngrams(words(text), N) for text in texts]
+    found["length"] = [len(text) for text in texts]
+    found["words"] = [_digest(g if len(g) else t.encode()) for g, t in zip(grams, texts, strict=True)]
+    ends = np.cumsum([0, *map(len, grams)]).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(grams), ends, PERMUTATIONS, 1)
+    rows = np.array(matrix.to_rows(), np.uint32).view(np.uint64).reshape(len(texts), BANDS, -1)
+    for column in range(rows.shape[2]):
+        found["bands"] = found["bands"] * BASE + rows[:, :, column]
+    wordless = ends[1:] == ends[:-1]
+    found["bands"][wordless] = found["words"][wordless, None]  # else they would all look alike
+    return found
+
+
+def _digest(content: Any) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _order(data: Records, prints: Array) -> Array:
+    """The rows from the longest document to the shortest, then by id."""
+    weight = prints["length"]
+    if "document" in data.columns:
+        _, owner = np.unique(prints["document"], return_inverse=True)
+        weight = np.bincount(owner, weight)[owner]
+        del owner
+    rows = pa.table({"weight": weight, "id": data.array("id")})
+    order = pc.sort_indices(rows, [("weight", "descending"), ("id", "ascending")]).to_numpy().astype(np.int32)
+    pa.default_memory_pool().release_unused()  # or it keeps twenty bytes a record for itself
+    return order
+
+
+def _first(digests: Array) -> Array:
+    """Of every place, the first one with the same words."""
+    first = np.arange(len(digests), dtype=np.int32)
+    group, _ = _alike(digests)
+    several = np.flatnonzero(group >= 0)
+    _, at = np.unique(group[several], return_index=True)
+    first[several] = several[at][group[several]]
+    return first
+
+
+def _alike(keys: Array) -> tuple[Array, Array]:
+    """Of every key, the number of its group of equal ones, or -1 when it is alone; and the sizes of the groups."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    same = ordered[1:] == ordered[:-1]
+    inside = np.append(same, False)
+    inside[1:] |= same
+    members = order[inside]
+    number = np.cumsum(~np.append(False, same)[inside]) - 1
+    group = np.full(len(keys), -1, np.int32)
+    group[members] = number
+    return group, np.bincount(number)
+
+
+def _mapped(path: Path, kind: Any, shape: tuple[int, ...] | None = None) -> Array:
+    found = np.memmap(path, kind, "r", shape=shape)
+    path.unlink()
+    return found
+
+
+class _Index:
+    """Groups of records that share a band of their signatures, to be filled with those that stay."""
+
+    def __init__(self, bands: Array, order: Array, first: Array, path: Path) -> None:
+        own = first == np.arange(len(first))  # copies need not be compared
+        self.shares = np.zeros(len(order), bool)
+        sizes: list[Array] = []
+        before = 0
+        with path.open("wb") as stream:
+            for band in range(BANDS):
+                group = np.full(len(order), -1, np.int32)
+                group[own], size = _alike(bands[:, band][order[own]])
+                group[group >= 0] += before
+                stream.write(group.tobytes())
+                self.shares |= group >= 0
+                sizes.append(size)
+                before += len(size)
+        size = np.concatenate(sizes)
+        self.groups = _mapped(path, np.int32, (BANDS, len(order)))
+        self.starts, self.counts = np.cumsum(size) - size, np.zeros(len(size), np.int32)
+        self.members = np.empty(size.sum(), np.int32)
+
+    def near(self, place: int) -> list[int]:
+        """The records added so far that share a band with this one."""
+        groups = self._groups(place)
+        found = [self.members[self.starts[g] : self.starts[g] + self.counts[g]] for g in groups[self.counts[groups] > 0]]
+        return np.unique(np.concatenate(found)).tolist() if found else []
+
+    def add(self, place: int) -> None:
+        groups = self._groups(place)
+        self.members[self.starts[groups] + self.counts[groups]] = place
+        self.counts[groups] += 1
+
+    def _groups(self, place: int) -> Array:
+        found = self.groups[:, place]
+        return found[found >= 0]
