@@ -31,7 +31,7 @@ Round = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table. ``bar`` is a sign and a number (``>= 2.0``; ``± 0.2``: about 1), or empty if there is none."""
+    """One line of the table. ``bar``: a sign and a number (``>= 2.0``; ``± 0.2``: about 1), empty if there is none."""
 
     work: str
     against: str

@@ -43,7 +43,8 @@ def rows() -> Iterator[Row]:
     for what, bar, unit in (("memory", "<= 1.5", "MiB"), ("microseconds a record", "<= 1.25", "microseconds a record")):
         over = large[what] / small[what]
         told = ", ".join(f"{n}: {found[n][what]:.0f}" for n in SIZES)
-        yield Row(f"ingest + dedup + split of 1 GB, {what}", "10,000 records", over, over, over, bar, unit, 1, machine(), told)
+        work = f"ingest + dedup + split of 1 GB, {what}"
+        yield Row(work, "10,000 records", over, over, over, bar, unit, 1, machine(), told)
 
 
 def measured(size: int, place: Path) -> dict[str, float]:

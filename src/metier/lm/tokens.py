@@ -102,7 +102,8 @@ def supervised(tokenizer: PreTrainedTokenizerBase, record: Row) -> tuple[list[in
     A record without a reply comes back with no label at all.
     """
     origin = record.get("origin") or {}
-    name = f"record {record.get('id')!r}" + (f" ({origin['file']}, line {origin['line']})" if origin.get("line") else "")
+    where = f" ({origin['file']}, line {origin['line']})" if origin.get("line") else ""
+    name = f"record {record.get('id')!r}{where}"
     if record.get("messages"):
         return _turns(tokenizer, record["messages"], name)
     if record.get("completion") is not None:

@@ -74,13 +74,13 @@ def score(data: Records, *, at: Share = 0.85, work: Work) -> Scores:
     other = np.where(exact, first, near[first])
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    gone = (other >= 0)[place]
-    dropped = place[gone]
-    kinds = np.where(exact[dropped], "exact", "near")
-    why = [f"{k} duplicate of {ids[row].as_py()}" for k, row in zip(kinds, order[other[dropped]].tolist(), strict=True)]
-    reasons = pc.replace_with_mask(pa.nulls(len(ids), pa.string()), pa.array(gone), pa.array(why, pa.string()))
-    scores = pa.array(1 - closest[place], mask=gone)
-    return Scores(pa.table({"id": ids, "score": scores, "reason": reasons}))
+    gone = other >= 0
+    found = zip(order[gone].tolist(), order[other[gone]].tolist(), exact[gone].tolist(), strict=True)
+    why = {row: f"{'exact' if same else 'near'} duplicate of {ids[kept].as_py()}" for row, kept, same in found}
+    reasons = [pa.array([why.get(row) for row in range(start, min(start + AT_ONCE, len(ids)))], pa.string())
+               for start in range(0, len(ids), AT_ONCE)]  # fmt: skip
+    scores = pa.array(1 - closest[place], mask=gone[place])
+    return Scores(pa.table({"id": ids, "score": scores, "reason": pa.chunked_array(reasons, pa.string())}))
 
 
 def jaccard(a: Hashes, b: Hashes) -> float:
@@ -191,7 +191,8 @@ class _Index:
     def near(self, place: int) -> list[int]:
         """The records added so far that share a band with this one."""
         groups = self._groups(place)
-        found = [self.members[self.starts[g] : self.starts[g] + self.counts[g]] for g in groups[self.counts[groups] > 0]]
+        taken = groups[self.counts[groups] > 0]
+        found = [self.members[self.starts[g] : self.starts[g] + self.counts[g]] for g in taken]
         return np.unique(np.concatenate(found)).tolist() if found else []
 
     def add(self, place: int) -> None:
