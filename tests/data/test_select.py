@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metier.artefacts import Records
+from metier.artefacts import Records, Scores
 from metier.data.select import distinct, readable
 from metier.options import MetierError
+from metier.steps import keep
 from metier.store import Work
 from metier.text.grams import shingles
 
@@ -104,6 +105,42 @@ def test_planted_near_duplicates_are_all_found() -> None:
     found = [row["reason"] for row in judged(records(*originals, *changed))]
     assert sum(r is not None for r in found) == 200
     assert all((a is None) != (b is None) for a, b in zip(found[:200], found[200:], strict=True))
+
+
+def test_copies_go_with_what_they_copy_and_texts_without_words_are_compared_whole() -> None:
+    near = " ".join([*ENGLISH.split()[:-1], "end"])
+    data = records(ENGLISH, near, near, "…", "…", "—", documents=["a", "b", "c", "d", "e", "f"])
+    data = data.take([5, 4, 3, 2, 1, 0])
+    assert {row["id"]: row["reason"] for row in judged(data)} == {
+        "r0": None, "r1": "near duplicate of r0", "r2": "near duplicate of r0",
+        "r3": None, "r4": "exact duplicate of r3", "r5": None,
+    }  # fmt: skip
+    with pytest.raises(MetierError, match=r"data\.select\.distinct: 1 of 2 records have no text"):
+        judged(Records.from_rows([{"id": "a", "text": "b"}, {"id": "c"}]))
+
+
+def test_a_document_is_as_long_as_all_its_records() -> None:
+    data = Records.from_rows(
+        {"id": f"r{i}", "document": d, "text": t}
+        for i, (d, t) in enumerate([(1, ENGLISH), (2, ENGLISH), (2, GERMAN), (None, ENGLISH)])
+    )
+    assert [row["reason"] for row in judged(data)] == ["exact duplicate of r1", None, None, "exact duplicate of r1"]
+
+
+def test_keep_takes_the_best_and_says_why_the_others_go(tmp_path: Path) -> None:
+    data, work = records(*"abcdef"), Work(tmp_path)
+    given = {"r5": 0.5, "r4": None, "r3": 0.9, "r2": 0.1, "r1": 0.5, "r0": 0.7}  # in another order than the records
+    scores = Scores.from_rows({"id": i, "score": s, "reason": None if s else "too short"} for i, s in given.items())
+    assert keep.run(data, scores, work=work).column("id") == ["r0", "r1", "r2", "r3", "r5"]
+    assert keep.run(data, scores, share=0.6, work=work).column("id") == ["r0", "r1", "r3"]  # of equal ones the first
+    assert keep.run(data, scores, above=0.1, share=0.5, work=work).column("id") == ["r0", "r3"]
+    assert {r["id"]: r["reason"] for r in work.rows()[-4:]} == {
+        "r4": "too short", "r2": "score not above 0.1", "r1": "not among the best 50%", "r5": "not among the best 50%",
+    }  # fmt: skip
+    with pytest.raises(MetierError, match=r"keep: record 'r6' has no row in the scores \(1 have none\)"):
+        keep.run(Records.from_rows([*data, {"id": "r6", "text": "g"}]), scores, work=work)
+    with pytest.raises(MetierError, match="keep: nothing is left of 6 records"):
+        keep.run(data, scores, above=1.0, work=work)
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,8 +10,8 @@ Texts are compared in lower case with everything but letters and digits left out
 longest document (then id) to the shortest, and one goes when it duplicates one that stayed; the result does not depend
 on their order. The score is 1 - the greatest similarity to a record before it that was compared.
 
-Signatures lie in a file of 280 bytes a record and the index is made band by band, so that memory holds about a hundred
-bytes a record, and up to 250 more for one that has near duplicates.
+Signatures lie in a file and the index is made band by band, so that memory holds about 60 bytes a record, and some 400
+more for one that has duplicates.
 
 Options:
     at: the similarity from which a chunk counts as a near duplicate.
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,17 +32,15 @@ import pyarrow.compute as pc
 from rensa import RMinHash
 
 from metier.artefacts import Records, Scores
+from metier.data.select._bands import BANDS, Array, Index, alike, mapped
 from metier.options import MetierError, Share
 from metier.store import Work
 from metier.text.grams import BASE, Hashes, ngrams, shingles, words
 
 N = 5
 PERMUTATIONS = 128
-BANDS = 32  # with 4 rows each: a pair of similarity 0.7 is found with probability 0.9998, one of 0.5 with 0.87
 PRINT = np.dtype([("document", "u8"), ("length", "u8"), ("words", "u8"), ("bands", "u8", BANDS)])
 AT_ONCE = 1024  # records
-
-Array = np.ndarray[Any, Any]
 
 
 def score(data: Records, *, at: Share = 0.85, work: Work) -> Scores:
@@ -59,7 +56,7 @@ def score(data: Records, *, at: Share = 0.85, work: Work) -> Scores:
     def grams(place: int) -> Hashes:
         return shingles(texts[order[place]].as_py(), N)
 
-    index = _Index(prints["bands"], order, first, work.folder / "bands")
+    index = Index(prints["bands"], order, first == np.arange(len(first)), work.folder / "bands")
     near, closest = np.full(len(order), -1, np.int32), np.zeros(len(order))
     for place in np.flatnonzero(index.shares).tolist():
         similar = {other: jaccard(grams(place), grams(other)) for other in index.near(place)}
@@ -97,11 +94,11 @@ def _prints(data: Records, work: Work) -> Array:
         for batch in data.table.select(columns).to_batches(max_chunksize=AT_ONCE):
             prints = _printed(batch["text"].to_pylist())
             if "document" in columns:
-                owners = pc.coalesce(batch["document"], batch["id"]).to_pylist()
-                prints["document"] = [_digest(owner.encode()) for owner in owners]
+                owners = zip(batch["document"].to_pylist(), batch["id"].to_pylist(), strict=True)
+                prints["document"] = [_digest(str(i if name is None else name).encode()) for name, i in owners]
             stream.write(prints.tobytes())
             bar.advance(len(batch))
-    return _mapped(path, PRINT)
+    return mapped(path, PRINT)
 
 
 def _printed(texts: list[str]) -> Array:
@@ -139,67 +136,8 @@ def _order(data: Records, prints: Array) -> Array:
 def _first(digests: Array) -> Array:
     """Of every place, the first one with the same words."""
     first = np.arange(len(digests), dtype=np.int32)
-    group, _ = _alike(digests)
+    group, _ = alike(digests)
     several = np.flatnonzero(group >= 0)
     _, at = np.unique(group[several], return_index=True)
     first[several] = several[at][group[several]]
     return first
-
-
-def _alike(keys: Array) -> tuple[Array, Array]:
-    """Of every key, the number of its group of equal ones, or -1 when it is alone; and the sizes of the groups."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    same = ordered[1:] == ordered[:-1]
-    inside = np.append(same, False)
-    inside[1:] |= same
-    members = order[inside]
-    number = np.cumsum(~np.append(False, same)[inside]) - 1
-    group = np.full(len(keys), -1, np.int32)
-    group[members] = number
-    return group, np.bincount(number)
-
-
-def _mapped(path: Path, kind: Any, shape: tuple[int, ...] | None = None) -> Array:
-    found = np.memmap(path, kind, "r", shape=shape)
-    path.unlink()
-    return found
-
-
-class _Index:
-    """Groups of records that share a band of their signatures, to be filled with those that stay."""
-
-    def __init__(self, bands: Array, order: Array, first: Array, path: Path) -> None:
-        own = first == np.arange(len(first))  # copies need not be compared
-        self.shares = np.zeros(len(order), bool)
-        sizes: list[Array] = []
-        before = 0
-        with path.open("wb") as stream:
-            for band in range(BANDS):
-                group = np.full(len(order), -1, np.int32)
-                group[own], size = _alike(bands[:, band][order[own]])
-                group[group >= 0] += before
-                stream.write(group.tobytes())
-                self.shares |= group >= 0
-                sizes.append(size)
-                before += len(size)
-        size = np.concatenate(sizes)
-        self.groups = _mapped(path, np.int32, (BANDS, len(order)))
-        self.starts, self.counts = np.cumsum(size) - size, np.zeros(len(size), np.int32)
-        self.members = np.empty(size.sum(), np.int32)
-
-    def near(self, place: int) -> list[int]:
-        """The records added so far that share a band with this one."""
-        groups = self._groups(place)
-        taken = groups[self.counts[groups] > 0]
-        found = [self.members[self.starts[g] : self.starts[g] + self.counts[g]] for g in taken]
-        return np.unique(np.concatenate(found)).tolist() if found else []
-
-    def add(self, place: int) -> None:
-        groups = self._groups(place)
-        self.members[self.starts[groups] + self.counts[groups]] = place
-        self.counts[groups] += 1
-
-    def _groups(self, place: int) -> Array:
-        found = self.groups[:, place]
-        return found[found >= 0]
