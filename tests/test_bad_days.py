@@ -160,7 +160,8 @@ def spoken(
     **environment: str,
 ) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
     """The command in an environment; nothing ``given`` is a closed standard input, ``bare`` means without a home."""
-    known = {k: v for k, v in os.environ.items() if not (bare and k in ("HOME", "METIER_HOME", "XDG_CACHE_HOME"))}
+    left_out = {"PYTHONUNBUFFERED", *(("HOME", "METIER_HOME", "XDG_CACHE_HOME") if bare else ())}
+    known = {k: v for k, v in os.environ.items() if k not in left_out}
     run = [sys.executable, "-c", MAIN, *arguments]
     closing = ["sh", "-c", 'exec "$@" <&-', "sh"] if given is None else []
     return subprocess.run([*closing, *run], input=given, stdout=stdout, stderr=subprocess.PIPE, timeout=200,
@@ -305,6 +306,25 @@ def test_what_a_user_may_not_read_or_write(toy: Any, place: Path) -> None:
     done = spoken("run", f"{place}/w.yaml", user=True, METIER_HOME=f"{place}/mine/h")
     assert done.returncode == 2
     assert done.stderr.decode().strip().splitlines()[-1].startswith(f"metier: cannot write {place}/mine/h/locks/")
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv.gz", "x.parquet"])
+def test_a_full_disk_under_a_written_file_leaves_the_old_one(name: str, place: Path) -> None:
+    texts = f"texts: {{use: data.ingest.documents, source: [{place}/docs]}}\n"
+    (place / "w.yaml").write_text(f"{texts}out: {{use: write, data: $texts, to: {place}/out/{name}}}\n")
+    run = [sys.executable, "-c", MAIN, "run", f"{place}/w.yaml"]
+    assert subprocess.run(run, env=environment(place), capture_output=True).returncode == 0
+    before = (place / "out" / name).read_bytes()
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+
+    done = subprocess.run(run, capture_output=True, text=True, env=environment(place), preexec_fn=limited)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith(f"metier: cannot write {place}/out/.{name}.tmp: a file may not grow this large"), said
+    assert (place / "out" / name).read_bytes() == before
+    assert sorted(p.name for p in (place / "out").iterdir()) == [f".{name}.metier", name]
 
 
 def test_a_full_disk_while_many_files_are_copied(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_mended_option_goes_on_from_what_was_computed(place: Path) -> None:
     assert code == 0 and [line.split()[0] for line in lines if KEPT in line] == ["rows", "base"]
 
 
-def test_texts_for_a_loop_of_conversations_and_the_other_way_round(place: Path) -> None:
+def test_conversations_for_a_loop_that_reads_texts(place: Path) -> None:
     code, lines = run("expert.use=train.loop.pretrain")
     assert code == 2
     assert lines[-1].startswith("metier: train: pre-training needs records with a 'text'; they have: id, messages, ")
