@@ -106,9 +106,8 @@ def runs(
     request: pytest.FixtureRequest, ready: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Path, Future[str]]]:
     """The pages that were asked for, two at a time."""
-    asked = [
-        item.callspec.params["page"] for item in request.session.items if "page" in getattr(item, "fixturenames", ())
-    ]
+    own = (item for item in request.session.items if isinstance(item, pytest.Function))
+    asked = [item.callspec.params["page"] for item in own if item.function is test_the_commands_of_a_page_run]
     with ThreadPoolExecutor(2) as pool:
         yield {page: pool.submit(run, page, ready, environment, tmp_path_factory.mktemp("page")) for page in asked}
 

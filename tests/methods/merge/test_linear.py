@@ -94,12 +94,10 @@ def test_an_adapter_with_a_weight_is_so_much_of_its_product_added(toy, tmp_path,
 
 def test_a_recipe_gives_it_as_the_method_of_a_step():
     text = """
-base: {use: model, path: %s}
+base: {use: model, path: smollm2}
 merged: {use: merge, base: $base, experts: {a: $base}, method: {use: linear, weights: {a: 0.5}}}
 """
-    folder = str(__file__)
-    steps = recipe.parse(text % folder)
-    call = recipe.check(steps)[1].arguments["method"]
+    call = recipe.check(recipe.parse(text))[1].arguments["method"]
     assert (call.method.name, call.deferred, call.arguments["weights"]) == ("compose.merge.linear", True, {"a": 0.5})
     with pytest.raises(MetierError, match="has no option 'weight'; did you mean 'weights'"):
-        recipe.check(recipe.parse(text.replace("weights", "weight") % folder))
+        recipe.check(recipe.parse(text.replace("weights", "weight")))
