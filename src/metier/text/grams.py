@@ -7,6 +7,7 @@ polynomial in an odd constant, modulo 2^64: of a word in its characters, of an n
 from __future__ import annotations
 
 import functools
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,11 @@ def distinct(values: Hashes) -> Hashes:
     # Sorting beats numpy's hash-based unique several times over here, and the result must be sorted anyway.
     ordered = np.sort(values)
     return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
+
+
+def digest(content: bytes) -> int:
+    """In 64 bits."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 @functools.cache

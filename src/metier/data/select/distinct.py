@@ -23,8 +23,6 @@ Paper: Broder 1997, On the resemblance and containment of documents.
 from __future__ import annotations
 
 import functools
-import hashlib
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +33,7 @@ from metier.artefacts import Records, Scores
 from metier.data.select._bands import BANDS, Array, Index, alike, mapped
 from metier.options import MetierError, Share
 from metier.store import Work
-from metier.text.grams import BASE, Hashes, ngrams, shingles, words
+from metier.text.grams import BASE, Hashes, digest, ngrams, shingles, words
 
 N = 5
 PERMUTATIONS = 128
@@ -95,7 +93,7 @@ def _prints(data: Records, work: Work) -> Array:
             prints = _printed(batch["text"].to_pylist())
             if "document" in columns:
                 owners = zip(batch["document"].to_pylist(), batch["id"].to_pylist(), strict=True)
-                prints["document"] = [_digest(str(i if name is None else name).encode()) for name, i in owners]
+                prints["document"] = [digest(str(i if name is None else name).encode()) for name, i in owners]
             stream.write(prints.tobytes())
             bar.advance(len(batch))
     return mapped(path, PRINT)
@@ -105,7 +103,7 @@ def _printed(texts: list[str]) -> Array:
     found = np.zeros(len(texts), PRINT)
     grams = [ngrams(words(text), N) for text in texts]
     found["length"] = [len(text) for text in texts]
-    found["words"] = [_digest(g if len(g) else t.encode()) for g, t in zip(grams, texts, strict=True)]
+    found["words"] = [digest(g.tobytes() or t.encode()) for g, t in zip(grams, texts, strict=True)]
     ends = np.cumsum([0, *map(len, grams)]).astype(np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(grams), ends, PERMUTATIONS, 1)
     rows = np.array(matrix.to_rows(), np.uint32).view(np.uint64).reshape(len(texts), BANDS, -1)
@@ -114,10 +112,6 @@ def _printed(texts: list[str]) -> Array:
     wordless = ends[1:] == ends[:-1]
     found["bands"][wordless] = found["words"][wordless, None]  # else they would all look alike
     return found
-
-
-def _digest(content: Any) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def _order(data: Records, prints: Array) -> Array:
