@@ -26,7 +26,7 @@ from metier.artefacts import Records
 from metier.general import data
 from metier.lm import load
 from metier.store import Work, home
-from metier.train import batches
+from metier.train import examples
 
 CHATS = 32  # a step
 POOL = 1600  # chats that transformers' sampler by length sorts at once: 50 steps
@@ -101,14 +101,14 @@ def chats(count: int) -> list[dict[str, Any]]:
 def packed(tokenizer: PreTrainedTokenizerBase, count: int, length: int) -> list[dict[str, Any]]:
     """Full rows of token ids; from the beginning again where the text is too short."""
     texts = Records.from_rows({"id": row["id"], "text": row["text"]} for row in data.replay())
-    stream = batches.packed(tokenizer, texts, length, {}).tokens
+    stream = examples.packed(tokenizer, texts, length).tokens
     return [{"id": str(i), "input_ids": np.take(stream, range(i * length, (i + 1) * length), mode="wrap").tolist()}
             for i in range(count)]  # fmt: skip
 
 
 def _files(place: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Path]:
     pool, rounds = chats(POOL), range(PAIRS + 1)
-    lengths = batches.conversations(tokenizer, Records.from_rows(pool), 1024, {}).lengths
+    lengths = examples.conversations(tokenizer, Records.from_rows(pool), 1024).lengths
     micro = np.argsort(-lengths, kind="stable").reshape(-1, MICRO)  # [micro-batches, rows], longest first
     apart = len(micro) * MICRO // CHATS  # between two of a step
     full = packed(tokenizer, (PAIRS + 1) * PACKED, LENGTH)

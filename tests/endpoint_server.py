@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from metier.lm import tokens
+from metier.lm import pieces, tokens
 from metier.lm.chat import Sampling
 
 
@@ -117,13 +117,13 @@ class Server:
     def repeating(self, body: dict[str, Any]) -> Fault:
         network, tokenizer = self.chat.loaded
         with self.thinking, torch.no_grad():
-            ids = [*tokens.start_ids(tokenizer), *tokens.encode(tokenizer, body["prompt"])]
+            ids = [*tokens.start_ids(tokenizer), *pieces.encode(tokenizer, body["prompt"])]
             scores = torch.log_softmax(network(input_ids=torch.tensor([ids])).logits[0].float(), -1)
-        pieces = [tokenizer.decode([i]) for i in ids]
-        starts = [sum(map(len, pieces[:k])) for k in range(len(pieces) + 1)]
+        words = [tokenizer.decode([i]) for i in ids]
+        starts = [sum(map(len, words[:k])) for k in range(len(words) + 1)]
         values = [None, *(float(scores[k, ids[k + 1]]) for k in range(len(ids) - 1))]
         best = int(scores[-1].argmax())
-        listed = {"tokens": [*pieces, tokenizer.decode([best])], "token_logprobs": [*values, float(scores[-1, best])],
+        listed = {"tokens": [*words, tokenizer.decode([best])], "token_logprobs": [*values, float(scores[-1, best])],
                   "text_offset": starts, "top_logprobs": None}  # fmt: skip
         choice = {"index": 0, "text": body["prompt"], "logprobs": listed, "finish_reason": "length"}
         return Fault(200, {"id": "1", "object": "text_completion", "created": 1, "model": self.model,

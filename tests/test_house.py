@@ -28,7 +28,7 @@ LAYERS = [
     {"calls"},
     {"access"},
     {"recipe"},
-    {"runner"},
+    {"runner", "together"},
     {"preflight"},
     {"study", "advise", "trial", "masks", "laws", "scaffold"},
     {"console", "talk", "printed"},

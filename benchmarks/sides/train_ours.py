@@ -6,7 +6,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,18 @@ from transformers import PreTrainedTokenizerBase
 from metier.artefacts import Records
 from metier.lm import load
 from metier.store import Work
-from metier.train import batches
+from metier.train import batches, examples
 from metier.train.run import Run
 from metier.train.setup import Setup, method
 
 
 def full_rows(
-    tokenizer: PreTrainedTokenizerBase, data: Records, length: int, fields: Mapping[str, str]
-) -> batches.Examples:  # fmt: skip
+    tokenizer: PreTrainedTokenizerBase, data: Records, length: int, wanted: examples.Wanted
+) -> examples.Examples:  # fmt: skip
     """Rows that were tokenised and packed beforehand, for all sides alike."""
     rows = [np.asarray(row, np.int32) for row in data.column("input_ids")]
     stream, offsets = np.concatenate(rows), np.cumsum([0, *map(len, rows)])
-    return batches.Examples(data.column("id"), stream, stream, offsets, np.ones(len(rows)), {}, {})
+    return examples.Examples(data.column("id"), stream, stream, offsets, np.ones(len(rows)), {}, {})
 
 
 def main() -> None:
@@ -48,7 +47,7 @@ def main() -> None:
                 schedule="constant", steps=given["steps"], batch=size, micro_tokens=given["micro_tokens"], length=1024,
                 precision=given["precision"], work=Work(Path(place)),
             )  # fmt: skip
-            read = batches.conversations if lora else full_rows
+            read = examples.conversations if lora else full_rows
             run = Run(model, Records.from_rows(rows), setup, read, "benchmark")
             steps = np.arange(len(rows)).reshape(-1, size)  # in the order of the file, as on the other side
             run.plan = [batches.Window(0, step, int(run.examples.lengths[step].sum())) for step in steps]

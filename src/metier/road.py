@@ -23,11 +23,16 @@ def execute(path: Path, changes: dict[str, Any], quiet: bool) -> dict[str, Done]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     calls = checked(path, changes)
     estimate = preflight.foresee(calls)
+    follows = int(os.environ.get("RANK", "0")) > 0  # of the processes of a launcher only the first one speaks
+    quiet |= follows
     if not quiet:
         print(preflight.sentence(estimate, store.home()), file=sys.stderr)
     preflight.refuse(estimate, store.home())
     with console.Display(quiet) as display:
-        return runner.run(calls, store.Store(store.home()), display.progress, display.started, display.finished)
+        done = runner.run(calls, store.Store(store.home()), display.progress, display.started, display.finished)
+    if follows:
+        sys.exit()
+    return done
 
 
 def measured(calls: list[Call], quiet: bool) -> Estimate:

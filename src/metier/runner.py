@@ -47,19 +47,25 @@ def run(
 ) -> dict[str, Done]:
     """Runs the steps in order; what the store holds is not computed again. Killed, the same call goes on.
 
-    Raises MetierError when a launcher such as torchrun has started several processes, and what the steps raise.
+    Started by a launcher such as torchrun, all processes call it with the same steps and train together.
+    Raises what the steps raise.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:  # one would hold a training's lock and wait for the others, which wait for the lock
-        raise MetierError(f"a recipe runs in 1 process, got {processes}; several train together only from Python")
+    runner = _runner()
     done: dict[str, Done] = {}
     begun = time.monotonic()
     for call in calls:
         started(call.name, call.method.name)
-        runner = Runner(store, progress, done, begun)
-        done[call.name] = runner.step(call)
+        done[call.name] = runner(store, progress, done, begun).step(call)
         finished(done[call.name])
     return done
+
+
+def _runner() -> Callable[..., Runner]:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Runner
+    from metier import together  # torch
+
+    return together.runner
 
 
 class Runner:
@@ -82,10 +88,15 @@ class Runner:
             )
         manifest = self.store.manifest(key)
         cached = manifest is not None
+        if cached:
+            self.agree(call, False)
         if manifest is None:
             manifest = self._make(call, key)
         return self._finish(call, key, manifest["digest"], manifest["seconds"], cached,
                             manifest["peak_memory_bytes"], lambda: self.store.load(key))  # fmt: skip
+
+    def agree(self, call: Call, computes: bool) -> None:
+        """Where several processes train together: whether this step is computed now."""
 
     def key(self, call: Call) -> str:
         """Of the step: method, code and its libraries, values, inputs by content, what lies outside."""
@@ -105,6 +116,7 @@ class Runner:
     def _make(self, call: Call, key: str) -> dict[str, Any]:
         with self.store.computing(key, self.progress) as folder:
             manifest = self.store.manifest(key)  # another process may have finished it while we waited
+            self.agree(call, manifest is None)
             if manifest is None:
                 work = Work(folder, self.progress, list(self.done.values()), self.begun)
                 memory.forget_peak()

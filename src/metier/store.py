@@ -120,6 +120,10 @@ class Store:
                         fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def part(self, key: str) -> Path:
+        """The folder of an unfinished step."""
+        return self.steps / f"{key}.part"
+
     @contextmanager
     def computing(self, key: str, progress: Progress = silent) -> Iterator[Path]:
         """Holds the key's lock and yields its unfinished folder, with what an earlier, killed run can go on from.
@@ -127,7 +131,7 @@ class Store:
         Afterwards ``manifest(key)`` must be asked again: another run may have finished the step in the meantime.
         """
         with self.alone(key, progress):
-            folder = self.steps / f"{key}.part"
+            folder = self.part(key)
             if (folder / "manifest.json").exists():
                 self._place(key)  # killed on its very last way
             if self.manifest(key) is None:
@@ -142,7 +146,7 @@ class Store:
         Checkpoints are dropped; a Model or Part must keep its files elsewhere in the folder. ``seconds`` of the facts
         count what earlier, killed runs spent as well.
         """
-        folder = self.steps / f"{key}.part"
+        folder = self.part(key)
         artefact.save(folder)
         facts = {"kind": type(artefact).__name__, "digest": artefact.digest} | facts
         if "seconds" in facts:
@@ -153,7 +157,7 @@ class Store:
         self._place(key)
 
     def _place(self, key: str) -> None:
-        folder = self.steps / f"{key}.part"
+        folder = self.part(key)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / CLOCK).unlink(missing_ok=True)
         with writing(self.steps / key):

@@ -152,7 +152,7 @@ def test_memory_stays_flat_up_to_a_hundred_thousand_files(tmp_path: Path) -> Non
             (tmp_path / str(count) / "in" / f"{i}.txt").write_text(f"{PROSE}Number {i}.")
         found[count] = memory.peak("documents", tmp_path / str(count))
     assert found[100_000][0].startswith("100000 ")
-    assert found[100_000][1] - found[5_000][1] < 80, found  # MiB; the names alone take half of it
+    assert found[100_000][1] - found[5_000][1] < 128, found  # MiB; the names alone take half of it
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metier.lm import generate, load, score, tokens
+from metier.lm import generate, load, pieces, score, tokens
 from metier.lm.chat import Sampling
 from metier.options import MetierError
 
@@ -21,7 +21,7 @@ def chat(toy):
 
 def served(chat, conversation) -> list[int]:
     tokenizer = chat.loaded[1]
-    return tokens.encode(tokenizer, tokens.render(tokenizer, conversation, reply=True))
+    return pieces.encode(tokenizer, tokens.render(tokenizer, conversation, reply=True))
 
 
 def test_greedy_replies_are_the_likeliest_token_again_and_again(chat):
@@ -72,7 +72,7 @@ def test_a_stop_string_ends_the_reply_and_is_cut_off(chat):
 
 def test_the_window_ends_a_reply(chat):
     ids = served(chat, ASKED[1])
-    word = len(tokens.encode(chat.loaded[1], " a"))
+    word = len(pieces.encode(chat.loaded[1], " a"))
     filler = " a" * ((512 - len(ids) - 3) // word)
     [reply] = chat.reply([[{"role": "user", "content": "a" + filler}]], Sampling(max_tokens=50))
     assert reply.tokens <= 3 + word

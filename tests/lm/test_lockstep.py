@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metier.artefacts import Model
 from metier.laws import toy as maker
-from metier.lm import generate, load, loss, score, tokens
+from metier.lm import generate, load, loss, pieces, score, tokens
 from metier.lm.chat import Sampling, Wrapped
 from metier.lm.lockstep import Lockstep
 from metier.options import MetierError
@@ -62,7 +62,7 @@ def test_log_probabilities_agree_with_the_reply_and_with_the_formula(pair, joint
     tokenizer = pair[0].loaded[1]
     prompt = tokens.render(tokenizer, ASKED[0], reply=True)
     drawn = joint.reply(ASKED[:1], Sampling(max_tokens=1, n=40, temperature=2.0))
-    drawn = [reply for reply in drawn if len(tokens.encode(tokenizer, reply.text)) == 1]
+    drawn = [reply for reply in drawn if len(pieces.encode(tokenizer, reply.text)) == 1]
     assert len({reply.text for reply in drawn}) > 10
     found = joint.logprobs([prompt] * len(drawn), [reply.text for reply in drawn])
     assert [f.sum for f in found] == pytest.approx([reply.logprob for reply in drawn], abs=1e-3)

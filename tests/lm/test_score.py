@@ -17,7 +17,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from metier.lm import load, score, tokens
+from metier.lm import load, pieces, score
 from metier.options import MetierError
 
 STEM = "river bridge valve meter open close north south seven eight stands rises falls before after"
@@ -31,8 +31,8 @@ def loaded(toy):
 
 
 def naive(network, tokenizer, prompt: str, continuation: str) -> tuple[float, int]:
-    whole = tokens.encode(tokenizer, prompt + continuation)
-    own = len(whole) - len(tokens.encode(tokenizer, prompt))  # true where no token straddles the border
+    whole = pieces.encode(tokenizer, prompt + continuation)
+    own = len(whole) - len(pieces.encode(tokenizer, prompt))  # true where no token straddles the border
     ids = [tokenizer.convert_tokens_to_ids("<|endoftext|>"), *whole]
     with torch.no_grad():
         values = torch.log_softmax(network(input_ids=torch.tensor([ids])).logits[0].float(), -1)
@@ -53,7 +53,7 @@ def test_the_stem_is_computed_once(loaded):
     tokenizer = loaded[1]
     pairs = score._split(tokenizer, PROMPTS, CONTINUATIONS)
     plain, [tree] = score._rows(PROMPTS, pairs, 512, None, True)
-    stem = len(tokens.encode(tokenizer, STEM)) + 1
+    stem = len(pieces.encode(tokenizer, STEM)) + 1
     assert len(plain) == 3
     assert tree.stem == stem
     assert len(tree.ids) == stem + sum(len(pairs[i][0]) - 1 - stem for i in (0, 1, 3, 6))
@@ -82,7 +82,7 @@ def test_order_company_and_sharing_change_nothing(loaded, monkeypatch):
 
 def test_a_token_across_the_border_counts_to_the_continuation(loaded):
     network, tokenizer = loaded
-    assert len(tokens.encode(tokenizer, " the")) == 1  # so no token ends between " t" and "he"
+    assert len(pieces.encode(tokenizer, " the")) == 1  # so no token ends between " t" and "he"
     [one] = score.log_probabilities(network, tokenizer, ["river t"], ["he falls"])
     value, number = naive(network, tokenizer, "river", " the falls")
     assert (one.sum, one.tokens) == (pytest.approx(value, abs=1e-4), number)
@@ -91,7 +91,7 @@ def test_a_token_across_the_border_counts_to_the_continuation(loaded):
 def test_windows_count_every_token_once_with_the_context_they_have(loaded):
     network, tokenizer = loaded
     text = " ".join([STEM] * 4)
-    ids = [0, *tokens.encode(tokenizer, text)]
+    ids = [0, *pieces.encode(tokenizer, text)]
     window, stride = 16, 5
     value, done = 0.0, 1
     while done < len(ids):  # the definition, written down token by token

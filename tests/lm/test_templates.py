@@ -7,7 +7,7 @@ import random
 import pytest
 
 import talks
-from metier.lm import load, tokens
+from metier.lm import load, pieces, tokens
 from metier.lm.loss import IGNORED
 from metier.options import MetierError
 
@@ -62,7 +62,7 @@ def test_a_reply_is_learnt_with_the_space_a_sentencepiece_model_puts_before_it()
     template = next(t for t in SOUND if t.name == "llama2")
     tokenizer = talks.tokenizer("pieces", template)
     ids, labels = tokens.supervised(tokenizer, {"id": "x", "messages": TURNS})
-    assert ids == tokens.encode(tokenizer, tokens.render(tokenizer, TURNS, reply=False))  # no second space
+    assert ids == pieces.encode(tokenizer, tokens.render(tokenizer, TURNS, reply=False))  # no second space
     assert tokenizer.decode([b for b in labels if b != IGNORED]) == "falls </s>"  # the first space is in the token
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metier.lm import load, tokens
+from metier.lm import load, pieces, tokens
 from metier.lm.loss import IGNORED
 from metier.options import MetierError
 
@@ -34,7 +34,7 @@ def test_labels_are_the_replies_and_their_ends_behind_exactly_the_served_prompt(
     learnt = "".join(tokenizer.decode([i]) for i, label in zip(ids, labels, strict=True) if label != IGNORED)
     assert learnt == "\nbridge falls<|im_end|>open<|im_end|>"
     assert tokenizer.decode(ids) == tokens.render(tokenizer, TURNS, reply=False)
-    served = tokens.encode(tokenizer, tokens.render(tokenizer, TURNS[:1], reply=True))
+    served = pieces.encode(tokenizer, tokens.render(tokenizer, TURNS[:1], reply=True))
     first = next(i for i, label in enumerate(labels) if label != IGNORED)
     assert ids[:first] == served
 
@@ -43,7 +43,7 @@ def test_the_embedded_models_template_is_masked_as_it_is_served(smollm2):
     tokenizer = load.tokenizer_of(smollm2)
     ids, labels = tokens.supervised(tokenizer, {"id": "a", "messages": TURNS})
     first = next(i for i, label in enumerate(labels) if label != IGNORED)
-    assert ids[:first] == tokens.encode(tokenizer, tokens.render(tokenizer, TURNS[:1], reply=True))
+    assert ids[:first] == pieces.encode(tokenizer, tokens.render(tokenizer, TURNS[:1], reply=True))
     learnt = tokenizer.decode([label for label in labels if label != IGNORED])
     assert learnt == "\nbridge falls<|im_end|>open<|im_end|>"
     assert tokenizer.decode([tokens.separator(tokenizer)]) == "<|endoftext|>"
@@ -63,9 +63,9 @@ def test_a_model_without_template_gets_the_plain_one(toy):
 def test_text_and_completion_records(tokenizer):
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     ids, labels = tokens.supervised(tokenizer, {"id": "a", "text": "river bridge"})
-    assert ids == labels == [*tokens.encode(tokenizer, "river bridge"), end]
+    assert ids == labels == [*pieces.encode(tokenizer, "river bridge"), end]
     ids, labels = tokens.supervised(tokenizer, {"id": "a", "prompt": "river", "completion": " falls"})
-    prompt, reply = tokens.encode(tokenizer, "river"), [*tokens.encode(tokenizer, " falls"), tokenizer.eos_token_id]
+    prompt, reply = pieces.encode(tokenizer, "river"), [*tokens.encode(tokenizer, " falls"), tokenizer.eos_token_id]
     assert (ids, labels) == (prompt + reply, [IGNORED] * len(prompt) + reply)
     talked = tokens.supervised(tokenizer, {"id": "a", "prompt": TURNS[:1], "completion": "open"})
     assert talked == tokens.supervised(tokenizer, {"id": "a", "messages": [TURNS[0], TURNS[3]]})
@@ -80,7 +80,7 @@ def test_a_reply_of_weight_zero_and_a_tools_answer_are_read_and_not_learnt(token
 
 def test_a_continued_reply_is_not_tokenised_across_its_border(tokenizer):
     asked = tokens.prompt(tokenizer, TURNS[:1])
-    assert tokens.prompt(tokenizer, TURNS[:2]) == asked + tokens.encode(tokenizer, TURNS[1]["content"])
+    assert tokens.prompt(tokenizer, TURNS[:2]) == asked + pieces.encode(tokenizer, TURNS[1]["content"])
 
 
 def test_why_a_record_teaches_nothing():
@@ -91,7 +91,7 @@ def test_why_a_record_teaches_nothing():
 
 def test_half_a_character_is_one_sentence(tokenizer):
     with pytest.raises(MetierError, match="half a character in it cannot be tokenised"):
-        tokens.encode(tokenizer, "a\ud800")
+        pieces.encode(tokenizer, "a\ud800")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from metier.artefacts import Records
 from metier.laws import toy as maker
 from metier.options import MetierError
-from metier.train import batches
+from metier.train import batches, examples
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +18,12 @@ def tokenizer(toy):
 
 def test_packing_loses_nothing_and_pads_nothing(tokenizer):
     data = maker.texts(30)
-    packed = batches.packed(tokenizer, data, 64, {})
+    packed = examples.packed(tokenizer, data, 64)
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     expected = [i for text in data.column("text") for i in [*tokenizer(text)["input_ids"], end]]
     assert packed.tokens.tolist() == expected
     assert set(packed.lengths[:-1]) == {64} and 2 <= packed.lengths[-1] <= 65
-    again = batches.packed(tokenizer, data, 64, {})
+    again = examples.packed(tokenizer, data, 64)
     assert (again.tokens == packed.tokens).all() and again.ids == packed.ids
     assert packed.targets.sum() == len(expected) - len(packed)
 
@@ -35,7 +35,7 @@ def test_a_document_is_joined_in_order_with_its_title_and_headings_once():
         {"id": "3", "document": "a", "title": "Valves", "heading": "Opening", "text": "Slowly."},
         {"id": "4", "document": "a", "title": "Valves", "heading": "Closing > By hand", "text": "Turn right."},
     ])  # fmt: skip
-    assert list(batches.documents(data)) == [
+    assert list(examples.documents(data)) == [
         "Valves\n\nOpening\n\nTurn left.\n\nSlowly.\n\nClosing\n\nBy hand\n\nTurn right.",
         "Rivers\nThey run.",
     ]
@@ -43,9 +43,9 @@ def test_a_document_is_joined_in_order_with_its_title_and_headings_once():
 
 def test_records_without_text_are_refused(tokenizer):
     with pytest.raises(MetierError, match="needs records with a 'text'"):
-        batches.packed(tokenizer, Records.from_rows([{"id": "1", "messages": None}]), 64, {})
+        examples.packed(tokenizer, Records.from_rows([{"id": "1", "messages": None}]), 64)
     with pytest.raises(MetierError, match="no text to train on"):
-        batches.packed(tokenizer, Records.from_rows([{"id": "1", "text": ""}]), 64, {})
+        examples.packed(tokenizer, Records.from_rows([{"id": "1", "text": ""}]), 64)
 
 
 def windows(lengths, **changes):
@@ -101,20 +101,20 @@ def test_micro_batches_keep_the_budget_and_every_row():
 
 
 def test_shares_of_a_step_sum_to_one_and_randomness_belongs_to_the_record(tokenizer):
-    examples = batches.packed(tokenizer, maker.texts(20), 32, {})
-    window = np.arange(len(examples))[:9]
+    read = examples.packed(tokenizer, maker.texts(20), 32)
+    window = np.arange(len(read))[:9]
 
     def made(budget):
         return [
-            batches.collate(examples, rows, window, seed=1, epoch=2, progress=0.0, device=torch.device("cpu"))
-            for rows in batches.micro_batches(examples.lengths, window, budget)
+            batches.collate(read, rows, window, seed=1, epoch=2, progress=0.0, device=torch.device("cpu"))
+            for rows in batches.micro_batches(read.lengths, window, budget)
         ]
 
     draws = []
     for budget in (32, 96, 1000):
         cut = made(budget)
         assert sum(b.share for b in cut) == pytest.approx(1)
-        assert {b.tokens_in_step for b in cut} == {int(examples.targets[window].sum())}
+        assert {b.tokens_in_step for b in cut} == {int(read.targets[window].sum())}
         draws.append({i: torch.rand(3, generator=b.generator(r)).tolist() for b in cut for r, i in enumerate(b.ids)})
     assert draws[0] == draws[1] == draws[2]
     assert len({tuple(d) for d in draws[0].values()}) == 9

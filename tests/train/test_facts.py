@@ -29,11 +29,13 @@ from metier.laws import toy as maker
 from metier.laws._training import Interrupt, Stopping
 from metier.options import MetierError
 from metier.store import Store, Work, silent
-from metier.train import batches
+from metier.train import examples
+from metier.train.feed import Feed
 from metier.train.loop import pretrain, sft
 from metier.train.objective import cross_entropy
 from metier.train.run import Run
-from metier.train.setup import SLOTS, Setup, method, refuse
+from metier.train.setup import Setup, method
+from metier.train.slots import SLOTS, refuse
 from metier.train.state import accelerator
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -53,7 +55,7 @@ def setup(folder, progress=silent, **changes):
 
 
 def run(toy, folder, data, **changes):
-    return Run(toy, data, setup(folder, **changes), batches.conversations, "test")
+    return Run(toy, data, setup(folder, **changes), examples.conversations, "test")
 
 
 def length(gradients):
@@ -84,7 +86,7 @@ def test_four_micro_batches_of_two_are_one_of_eight_and_a_mean_of_means_is_not(t
     def stepped(micro_tokens, objective="cross_entropy"):
         made = run(toy, tmp_path, ragged(), steps=1, order="given", micro_tokens=micro_tokens, objective=objective,
                    max_grad_norm=0.0)  # fmt: skip
-        cut = [len(rows) for rows in made._mine(made.plan[0])]
+        cut = [len(rows) for rows in made.feed.cut(made.plan[0])]
         return made.step(), made.weights, cut
 
     def apart(one, other):
@@ -133,7 +135,7 @@ def test_masked_then_clipped_then_stepped_at_the_rate_of_the_schedule(toy, tmp_p
 
     given = {"steps": 3, "micro_tokens": 80, "max_grad_norm": 0.05}
     r = run(toy, tmp_path, maker.questions(24), parameters=prepare, optimizer=watched, schedule="linear", **given)
-    assert all(len(r._mine(window)) > 1 for window in r.plan)  # one call of each hook all the same
+    assert all(len(r.feed.cut(window)) > 1 for window in r.plan)  # one call of each hook all the same
     plain = run(toy, tmp_path, maker.questions(24), **given).step()
     rows = [r.step() for _ in r.plan]
     assert [name for name, _ in seen] == ["edit", "masked", "optimizer", "after"] * 3
@@ -340,10 +342,11 @@ def test_two_processes_of_torchrun_train_what_one_trains(toy, tmp_path, monkeypa
     assert done.returncode == 0, done.stderr[-4000:]
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
     assert first == second and (first["world"], first["backend"]) == (2, "gloo")
+    assert first["wrapper"] == "DistributedDataParallel"
 
     cuts = []
-    mine = Run._mine
-    monkeypatch.setattr(Run, "_mine", lambda *given: cuts.append(mine(*given)) or cuts[-1])
+    mine = Feed.cut
+    monkeypatch.setattr(Feed, "cut", lambda *given: cuts.append(mine(*given)) or cuts[-1])
     for train in torchrun_fact.TRAININGS:
         made = train(tmp_path / "one" / train.__name__, toy)
         one, two = (tmp_path / n / train.__name__ for n in ("one", "two"))
@@ -368,9 +371,3 @@ def test_processes_that_would_each_train_alone_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MetierError, match="train: 2 processes were started, but accelerate joins 1 here"):
         accelerator()
-
-
-def test_a_recipe_in_several_processes_is_refused_before_they_wait_for_each_other(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(MetierError, match="a recipe runs in 1 process, got 2"):
-        runner.run(recipe.check(recipe.parse(RECIPE)), Store(tmp_path))

@@ -14,7 +14,7 @@ from metier.laws import toy as maker
 from metier.lm import load
 from metier.options import MetierError
 from metier.store import Work
-from metier.train import batches, fit, probe
+from metier.train import examples, fit, probe
 from metier.train.loop import pretrain, sft
 from metier.train.objective import cross_entropy
 from metier.train.run import Run
@@ -38,7 +38,7 @@ def setup(folder, **changes):
     return Setup(**given)
 
 
-def run(toy, folder, data=None, read=batches.packed, **changes):
+def run(toy, folder, data=None, read=examples.packed, **changes):
     return Run(toy, data or maker.texts(40), setup(folder, **changes), read, "test")
 
 
@@ -58,12 +58,12 @@ def copy(weights):
 
 
 @pytest.mark.parametrize(
-    "read, data", [(batches.packed, maker.texts(40)), (batches.conversations, maker.questions(40))]
+    "read, data", [(examples.packed, maker.texts(40)), (examples.conversations, maker.questions(40))]
 )
 def test_a_step_is_the_same_however_it_is_cut(toy, tmp_path, read, data):
     whole, cut, single = (run(toy, tmp_path, data, read, micro_tokens=m, parameters="full") for m in (4000, 70, 1))
     rows = [steps(r) for r in (whole, cut, single)]
-    assert len(whole._mine(whole.plan[0])) == 1 and len(cut._mine(cut.plan[0])) >= 3
+    assert len(whole.feed.cut(whole.plan[0])) == 1 and len(cut.feed.cut(cut.plan[0])) >= 3
     for a, b, c in zip(*rows, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-6) and a["loss"] == pytest.approx(c["loss"], abs=1e-6)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
@@ -75,19 +75,19 @@ def test_what_is_not_supervised_changes_nothing(toy, tmp_path):
     longer = [
         row | {"messages": [*row["messages"], {"role": "user", "content": "and after the bridge"}]} for row in questions
     ]
-    a = run(toy, tmp_path, questions, batches.conversations)
-    b = run(toy, tmp_path, type(questions).from_rows(longer), batches.conversations)
+    a = run(toy, tmp_path, questions, examples.conversations)
+    b = run(toy, tmp_path, type(questions).from_rows(longer), examples.conversations)
     assert [r["loss"] for r in steps(a)] == [r["loss"] for r in steps(b)]
 
 
 def test_an_all_masked_row_gives_zero_with_a_graph(toy, tmp_path):
     r = run(toy, tmp_path)
-    batch = r._batch(r.examples, r.plan[0].rows[:1], r.plan[0])
+    batch = r.feed.batch(r.plan[0].rows[:1], r.plan[0])
     masked = dataclasses.replace(batch, labels=torch.full_like(batch.labels, -100))
     loss = cross_entropy.loss(r.network, masked)
     loss.backward()
     assert float(loss) == 0 and all(p.grad is None or not p.grad.any() for p in r.weights.values())
-    empty = r._batch(r.examples, r.plan[0].rows[:0], r.plan[0])
+    empty = r.feed.batch(r.plan[0].rows[:0], r.plan[0])
     assert float(cross_entropy.loss(r.network, empty)) == 0 and empty.share == 0
 
 
@@ -116,9 +116,9 @@ def test_the_forward_pass_is_unchanged_before_step_0_and_a_rate_of_0_moves_nothi
 
 def test_record_weights_weigh(toy, tmp_path):
     data = maker.questions(8)
-    only = run(toy, tmp_path, data.take([0, 1]), batches.conversations)
+    only = run(toy, tmp_path, data.take([0, 1]), examples.conversations)
     weights = [1.0, 1.0] + [0.0] * 6
-    heavy = run(toy, tmp_path, data.with_column("weight", weights), batches.conversations)
+    heavy = run(toy, tmp_path, data.with_column("weight", weights), examples.conversations)
     assert steps(only, 1)[0]["loss"] == pytest.approx(steps(heavy, 1)[0]["loss"], abs=1e-6)
 
 
@@ -225,7 +225,7 @@ def test_needs_are_checked_before_training(toy, tmp_path):
     steps(r), steps(p)
     assert close(r.weights, p.weights)
     with pytest.raises(MetierError, match="has no use for 'objective'"):
-        Run(toy, maker.texts(9), setup(tmp_path, objective=lambda m, b: 0), batches.packed, "x", ("parameters",))
+        Run(toy, maker.texts(9), setup(tmp_path, objective=lambda m, b: 0), examples.packed, "x", ("parameters",))
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -290,7 +290,7 @@ def test_the_best_weights_on_dev_are_returned_and_patience_ends_it(toy, tmp_path
     best = min(looks, key=lambda s: looks[s])
     assert 0 in looks and made.notes["dev"]["best_step"] == best and made.notes["steps"] < 60
     assert best < max(looks) == made.notes["steps"]
-    again = Run(made, maker.texts(4), setup(tmp_path / "x", dev=given["dev"]), batches.packed, "test")
+    again = Run(made, maker.texts(4), setup(tmp_path / "x", dev=given["dev"]), examples.packed, "test")
     assert again.dev_loss() == pytest.approx(looks[best], abs=1e-6)
 
 
@@ -325,5 +325,5 @@ def test_a_probe_leaves_nothing_behind_and_starts_each_rate_alike(toy, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [] and rows[0]["tokens"] > 0
     assert (
         probe.tokens(toy, maker.texts(40), given)
-        == fit.Run(toy, maker.texts(40), setup(tmp_path), batches.packed, "x").examples.lengths.sum()
+        == fit.Run(toy, maker.texts(40), setup(tmp_path), examples.packed, "x").examples.lengths.sum()
     )

@@ -21,8 +21,10 @@ from metier.artefacts import Model
 from metier.laws import toy as maker
 from metier.laws._training import Interrupt, Stopping
 from metier.store import Progress, Work, silent
+from metier.train import examples
 from metier.train.loop import pretrain, sft
 from metier.train.rounds import stages
+from metier.train.run import Run
 from metier.train.setup import Setup, method
 
 
@@ -69,7 +71,13 @@ def main(place: Path) -> None:
     digests = [train(place / "two" / train.__name__, model).digest for train in TRAININGS]
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     assert world == 2
-    seen = {"world": world, "backend": torch.distributed.get_backend(), "digests": digests}
+    wrapped = Run(model, maker.questions(8), setup(place / "three"), examples.conversations, "test").module
+    seen = {
+        "world": world,
+        "wrapper": type(wrapped).__name__,
+        "backend": torch.distributed.get_backend(),
+        "digests": digests,
+    }
     (place / f"rank-{rank}.json").write_text(json.dumps(seen))
     torch.distributed.destroy_process_group()
 

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from metier.laws.case import Case
 from metier.lm import load
 from metier.store import Bar
-from metier.train.batches import Batch, Examples, collate, conversations
+from metier.train import slots
+from metier.train.added import begun
+from metier.train.batches import Batch, collate
+from metier.train.examples import Examples, conversations, pairs
 
 CPU = torch.device("cpu")
 
@@ -25,13 +28,15 @@ class Examined:
         self.case = case
         self.network, tokenizer = load.network(case.bench.model)
         self.network.to(CPU).train()
-        fields = getattr(case.file, "FIELDS", {})
-        self.examples: Examples = conversations(tokenizer, case.bench.records, 64, fields)
         self.method = case.bound()
+        read, data = conversations, case.bench.records
+        if slots.needs_of(self.method).get("replies") == 2:
+            read, data = pairs, case.bench.preferences
+        self.examples: Examples = read(tokenizer, data, 64, slots.wanted(self.method))
         self.window = np.arange(8)
-        start = getattr(case.file, "start", None)
-        with torch.no_grad():  # now: laws move the weights afterwards
-            self.memory = (start(self.network, iter([self.batch(self.window)])),) if start else ()
+        self.memory: tuple[dict[str, Any], ...] = ()
+        if hasattr(case.file, "start"):  # now: laws move the weights afterwards
+            self.memory = (begun(self.method, self.network, iter([self.batch(self.window)]), tokenizer),)
 
     def batch(self, rows: np.ndarray) -> Batch:
         return collate(self.examples, rows, self.window, seed=0, epoch=0, progress=0.0, device=CPU)

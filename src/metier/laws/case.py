@@ -13,13 +13,13 @@ from types import ModuleType
 from typing import Any
 
 from metier import catalogue, options
-from metier.artefacts import Measure, Model, Part, Records, Report, Row, Scores, Task
+from metier.artefacts import Model, Part, Records, Report, Scores, Task
 from metier.calls import spread_class
 from metier.catalogue import Method
 from metier.disk import files_digest, text_digest
 from metier.evaluate import compare, generation
 from metier.infer.context import passages
-from metier.laws import toy
+from metier.laws import given, toy
 from metier.lm import load
 from metier.lm.chat import Chat, Sampling
 from metier.options import Bound, Parameter
@@ -58,7 +58,11 @@ class Bench:
 
     @functools.cached_property
     def records(self) -> Records:
-        return Records.from_rows(rows())
+        return Records.from_rows(given.rows())
+
+    @functools.cached_property
+    def preferences(self) -> Records:
+        return Records.from_rows(given.preferences())
 
     @functools.cached_property
     def scores(self) -> Scores:
@@ -90,7 +94,7 @@ class Bench:
 
     @functools.cached_property
     def task(self) -> Task:
-        return task()
+        return given.task()
 
     @functools.cached_property
     def written(self) -> Task:
@@ -155,27 +159,31 @@ class Case:
 
     def bound(self, **changed: Any) -> Bound:
         """The method for a slot, with its EXAMPLE."""
-        known = {p.name for p in options.parameters(self.function) if p.option}
+        known = {p.name: p for p in options.parameters(self.function) if p.option}
         values = {k: v for k, v in (self.example | changed).items() if k in known}
+        work = Work(self.bench.folder / "made" / self.method.name)
+        for name, parameter in known.items():
+            if name not in values and parameter.required and parameter.kind == "artefact":
+                values[name] = self._found(parameter, work)
         return Bound(self.method.name, self.function, values)
 
     def inputs(self, work: Work, **changed: Any) -> dict[str, Any]:
         """Every argument of the method: from ``changed``, its EXAMPLE, or the bench."""
-        given = self.example | changed
+        own = self.example | changed
         filled: dict[str, Any] = {}
         for parameter in options.parameters(self.function):
-            word = isinstance(given.get(parameter.name), str)  # the same name may be a word in another verb of the file
-            if parameter.name in given and not (word and parameter.kind == "artefact"):
-                filled[parameter.name] = given[parameter.name]
+            word = isinstance(own.get(parameter.name), str)  # the same name may be a word in another verb of the file
+            if parameter.name in own and not (word and parameter.kind == "artefact"):
+                filled[parameter.name] = own[parameter.name]
             elif parameter.kind == "work":
                 filled[parameter.name] = work
             elif parameter.kind == "spread":
                 setup = spread_class(parameter)
                 fields = {f.name for f in options.fields(setup)}
-                known = TRAINING | {k: v for k, v in given.items() if k in fields}
-                if {"epochs", "tokens"} & set(given):
+                known = TRAINING | {k: v for k, v in own.items() if k in fields}
+                if {"epochs", "tokens"} & set(own):
                     del known["steps"]
-                if "step_tokens" in given:
+                if "step_tokens" in own:
                     del known["batch"]
                 filled[parameter.name] = setup(**known, work=work)
             elif parameter.required:
@@ -221,36 +229,6 @@ class Case:
 
 
 KINDS = ("Records", "Scores", "Model", "Chat", "Part", "Task", "Report")
-
-
-def rows(count: int = 24) -> list[Row]:
-    """Records that have whatever a method may want: text, messages, label, split, group, heading …"""
-    made: list[Row] = []
-    for text, asked in zip(toy.texts(count), toy.questions(count, seed=1), strict=True):
-        i = len(made)
-        made.append({
-            "id": f"r{i:02d}", "document": f"d{i // 2:02d}", "title": f"Bridge {i // 2}", "heading": "River > Valve",
-            "text": text["text"], "messages": asked["messages"], "label": "open" if i % 2 else "closed",
-            "split": ("train", "train", "dev", "test")[i % 4], "group": f"g{i // 2:02d}", "source": f"s{i % 3}",
-            "origin": {"file": "toy.txt", "page": None, "line": i + 1, "offset": 0, "kind": "text", "licence": ""},
-        })  # fmt: skip
-    return made
-
-
-def task() -> Task:
-    """Texts to read and words to choose."""
-    shown = {"kind": "retention", "title": "toy", "words": "Toy rows."}
-    measures = {
-        "bits_per_byte": Measure(ask="read", unit="bits per byte", better="lower", margin=0.02, **shown),  # type: ignore[arg-type]
-        "choice": Measure(ask="choose", unit="accuracy", better="higher", margin=0.03, chance=0.5, **shown),  # type: ignore[arg-type]
-    }
-    found = []
-    for row in rows(16):
-        asked = {"split": "test", "cluster": row["group"], "prompt": "the river "}
-        found.append(asked | {"id": f"read/{row['id']}", "measure": "bits_per_byte", "text": row["text"]})
-        found.append(asked | {"id": f"choice/{row['id']}", "measure": "choice", "choices": [" open", " closed"],
-                              "gold": int(row["label"] == "closed")})  # fmt: skip
-    return Task("toy", "tasks.general", Records.from_rows(found), measures)
 
 
 def digest(made: Any) -> str:

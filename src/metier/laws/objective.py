@@ -20,12 +20,14 @@ def what_is_not_supervised_changes_nothing(case: Case) -> None:
     """Padding, and tokens behind the last supervised one, may be anything."""
     examined = Examined(case)
     batch = examined.batch(examined.window)
-    junk = torch.full((len(batch.ids), 5), 7)
+    junk = torch.full((len(batch.input_ids), 5), 7)
+    weighs = batch.token_weights
     longer = dataclasses.replace(
         batch,
         input_ids=torch.cat([batch.input_ids, junk], 1),
         labels=torch.cat([batch.labels, torch.full_like(junk, IGNORED)], 1),
         attention_mask=torch.cat([batch.attention_mask, torch.zeros_like(junk)], 1),
+        token_weights=None if weighs is None else torch.cat([weighs, torch.zeros(junk.shape)], 1),
         seen={},
     )
     plain, padded = examined.value(batch).item(), examined.value(longer).item()

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from metier.artefacts import Model
-from metier.lm import generate, score, tokens
+from metier.lm import generate, pieces, score, tokens
 from metier.lm.chat import GREEDY, Access, Advance, Loaded, Reply, Sampling
 from metier.lm.score import LogProb
 from metier.lm.tokens import Conversation
@@ -77,7 +77,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, given: str | Conversation, length
     if isinstance(given, str):
         found: list[int] = tokenizer(given, truncation=True, max_length=length)["input_ids"]
         return found
-    return tokens.encode(tokenizer, tokens.render(tokenizer, given, reply=False))[:length]
+    return pieces.encode(tokenizer, tokens.render(tokenizer, given, reply=False))[:length]
 
 
 class LabelChat(Loaded):

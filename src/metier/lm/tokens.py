@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from metier import shapes
 from metier.artefacts import Row
 from metier.lm.loss import IGNORED
+from metier.lm.pieces import CUT, cut_up, encode, pieces_ids
 from metier.options import MetierError
 
 Conversation = list[dict[str, str]]
@@ -37,8 +38,6 @@ DAY = (
     "{%- macro strftime_now(layout) -%}{{ layout.replace('%d', '26').replace('%b', 'Jul').replace('%B', 'July')"
     ".replace('%m', '07').replace('%Y', '2024').replace('%y', '24') }}{%- endmacro -%}"
 )
-CUT = "\ufdd0"  # no character of any text; stands where no token may run across
-CONTEXT = 64  # characters before a cut that decide how the text behind it is tokenised: a special token and a word
 
 
 def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, *, reply: bool) -> str:
@@ -58,12 +57,7 @@ def prompt(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> li
     going_on = [guarded.pop()["content"]] if guarded and guarded[-1]["role"] == "assistant" else []
     text = _text(tokenizer, guarded, True)
     cuts = [at for at, _ in _borders(tokenizer, guarded, text) if at is not None]
-    return list(itertools.chain(*_ids(tokenizer, [*_pieces(text, cuts), *going_on])))
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of a text, without the special tokens a tokenizer puts around it; those written in it are kept."""
-    return _encoded(tokenizer, [text])[0]
+    return list(itertools.chain(*pieces_ids(tokenizer, [*cut_up(text, cuts), *going_on])))
 
 
 def first_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -101,19 +95,15 @@ def supervised(tokenizer: PreTrainedTokenizerBase, record: Row) -> tuple[list[in
     refuses the conversation, changes a turn when more follow, or ends a reply with no token of its own.
     A record without a reply comes back with no label at all.
     """
-    origin = record.get("origin") or {}
-    where = f" ({origin['file']}, line {origin['line']})" if origin.get("line") else ""
-    name = f"record {record.get('id')!r}{where}"
-    if record.get("messages"):
-        return _turns(tokenizer, record["messages"], name)
+    name = named(record)
+    if (messages := messages_of(record)) is not None:
+        return _turns(tokenizer, messages, name)
     if record.get("completion") is not None:
-        if not isinstance(record.get("prompt"), str):
-            before = record.get("prompt") or []
-            turn = {"role": "assistant", "content": record["completion"]}
-            return _turns(tokenizer, [*before, turn] if isinstance(before, list) else before, name)
         asked = first_ids(tokenizer) + encode(tokenizer, record["prompt"])
         ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        reply = _ids(tokenizer, [record["prompt"], _words(record["completion"], f"{name}: its completion")])[1] + ends
+        reply = (
+            pieces_ids(tokenizer, [record["prompt"], _words(record["completion"], f"{name}: its completion")])[1] + ends
+        )
         return asked + reply, [IGNORED] * len(asked) + reply
     if record.get("text") is not None:
         end = separator(tokenizer)
@@ -121,6 +111,24 @@ def supervised(tokenizer: PreTrainedTokenizerBase, record: Row) -> tuple[list[in
         ids = first_ids(tokenizer) + ids + ([] if end is None else [end])
         return ids, list(ids)
     raise MetierError(f"{name}: has no text, messages or prompt with completion to learn from")
+
+
+def named(record: Row) -> str:
+    """What error sentences call a record."""
+    origin = record.get("origin") or {}
+    where = f" ({origin['file']}, line {origin['line']})" if origin.get("line") else ""
+    return f"record {record.get('id')!r}{where}"
+
+
+def messages_of(record: Row) -> Any:
+    """The turns of a record that is a conversation, or whose prompt is one; None for texts."""
+    if record.get("messages"):
+        return record["messages"]
+    if record.get("completion") is None or isinstance(record.get("prompt"), str):
+        return None
+    before = record.get("prompt") or []
+    turn = {"role": "assistant", "content": record["completion"]}
+    return [*before, turn] if isinstance(before, list) else before
 
 
 def unlearnable(labels: Sequence[int], length: int) -> str | None:
@@ -144,17 +152,20 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return found
 
 
-def _turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tuple[list[int], list[int]]:
+def turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tuple[str, list[str], Conversation]:
+    """A finished conversation as text, cut where a reply begins, and its messages; ``name`` is for error sentences.
+
+    Raises MetierError for roles that do not alternate, and for a template as ``supervised`` says.
+    """
     signs, given = _signs_of(tokenizer), _alternating(messages, name)
-    muted = [m.get("weight") == 0 for m in messages if m["role"] == "assistant"]
-    messages = _guarded(tokenizer, given)
+    guarded = _guarded(tokenizer, given)
     try:
-        whole = _text(tokenizer, messages, False)
+        whole = _text(tokenizer, guarded, False)
         cuts = []
-        for at, number in _borders(tokenizer, messages, whole):
+        for at, number in _borders(tokenizer, guarded, whole):
             if at is None:
                 raise MetierError(f"the chat template rewrites what stands before message {number}")
-            last = _text(tokenizer, messages[:number], False) if number < len(messages) else whole
+            last = _text(tokenizer, guarded[:number], False) if number < len(guarded) else whole
             end = signs.end.search(last, at)
             if end is None:
                 raise MetierError("the chat template ends a reply with no token that could tell a model to stop")
@@ -163,7 +174,14 @@ def _turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tupl
             cuts.append(at)
     except MetierError as error:
         raise MetierError(f"{name}: {error}") from None
-    first, *replies = _ids(tokenizer, _pieces(whole, cuts))
+    return whole, cut_up(whole, cuts), given
+
+
+def _turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tuple[list[int], list[int]]:
+    _, pieces, _ = turns(tokenizer, messages, name)
+    signs = _signs_of(tokenizer)
+    muted = [m.get("weight") == 0 for m in messages if m["role"] == "assistant"]
+    first, *replies = pieces_ids(tokenizer, pieces)
     ids, labels = first, [IGNORED] * len(first)
     for piece, silent in zip(replies, muted, strict=True):
         learnt = 0 if silent else next(k for k, token in enumerate(piece, start=1) if token in signs.ends)
@@ -222,10 +240,6 @@ def _borders(
             yield (len(before) if found else None), i + 1
 
 
-def _pieces(text: str, cuts: Sequence[int]) -> list[str]:
-    return [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Signs:
     """The tokens that end a reply, what finds them in a text, and what finds every special token."""
@@ -263,37 +277,3 @@ def _guarded(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> 
         m | {"content": special.sub(lambda found: CUT.join(found[0]), m["content"].replace(CUT, ""))}
         for m in conversation
     ]
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str]) -> list[list[int]]:
-    """Token ids of each piece of a text; no token runs across a border or a cut.
-
-    A piece is tokenised as it is behind what precedes it: a sentencepiece model puts a space before a text of its own.
-    """
-    parts = [(number, part) for number, piece in enumerate(pieces) for part in piece.split(CUT) if part]
-    text = "".join(part for _, part in parts)
-    starts = list(itertools.accumulate((len(part) for _, part in parts), initial=0))
-    contexts = [text[max(0, start - CONTEXT) : start] for start in starts[:-1]]
-    joint = _encoded(tokenizer, [context + part for context, (_, part) in zip(contexts, parts, strict=True)])
-    ahead = _encoded(tokenizer, contexts)
-    found: list[list[int]] = [[] for _ in pieces]
-    for (number, part), before, ids in zip(parts, ahead, joint, strict=True):
-        found[number] += ids[len(before) :] if ids[: len(before)] == before else _alone(tokenizer, part)
-    return found
-
-
-def _alone(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a text whose first characters would join those before it, without the space put before a text."""
-    line, behind, alone = _encoded(tokenizer, ["\n", "\n" + text, text])
-    return behind[len(line) :] if behind[: len(line)] == line else alone
-
-
-def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    try:
-        found = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
-    except (TypeError, UnicodeEncodeError):  # half of a surrogate pair is no character
-        bad = next(t for t in texts if any("\ud800" <= c <= "\udfff" for c in t))
-        raise MetierError(f"text with half a character in it cannot be tokenised: {bad[:40]!r}") from None
-    return cast(list[list[int]], found["input_ids"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metier.train.batches import Batch
-from metier.train.setup import Setup, module_of
+from metier.train.setup import Setup
+from metier.train.slots import module_of, options_of, takes
 
 
 def adding(setup: Setup) -> dict[str, Callable[..., Tensor]]:
@@ -32,9 +34,18 @@ class StepLoss(nn.Module):
         super().__init__()
         self.network, self.setup, self.penalty = network, setup, penalty
 
-    def forward(self, batch: Batch, memory: dict[str, dict[str, Tensor]]) -> Tensor:
+    def forward(self, batch: Batch, memory: dict[str, dict[str, Any]]) -> Tensor:
         total = torch.zeros((), device=batch.input_ids.device)
         for place, slot in adding(self.setup).items():
             kept = (memory[place],) if place in memory else ()
             total = total + slot(self.network, batch, *kept)
         return total if self.penalty is None else total + self.penalty(batch)
+
+
+def begun(slot: Callable[..., Any], network: nn.Module, data: Iterator[Batch], tokenizer: Any) -> dict[str, Any]:
+    """The memory a method starts with; its ``start`` gets those of the method's options it takes, and the tokenizer."""
+    start = module_of(slot).start
+    known = options_of(slot) | {"tokenizer": tokenizer}
+    with torch.no_grad():
+        made: dict[str, Any] = start(network, data, **{k: v for k, v in known.items() if takes(start, k)})
+    return made

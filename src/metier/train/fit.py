@@ -17,9 +17,10 @@ import torch
 from metier.artefacts import Model, Records
 from metier.lm import load
 from metier.train import checkpoint
-from metier.train.batches import Read
+from metier.train.examples import Read
 from metier.train.run import Run
-from metier.train.setup import SLOTS, Opened, Setup
+from metier.train.setup import Opened, Setup
+from metier.train.slots import SLOTS
 
 LOOKS = 5  # at the dev records, unless told otherwise
 

@@ -12,7 +12,7 @@ from metier.artefacts import Model, Records
 from metier.lm import load
 from metier.options import MetierError
 from metier.store import Work
-from metier.train import batches
+from metier.train import batches, examples
 from metier.train.fit import own_randomness
 from metier.train.run import Run
 from metier.train.setup import Setup, method
@@ -20,7 +20,7 @@ from metier.train.setup import Setup, method
 
 def rates(
     model: Model, data: Records, setup: Setup, *, rates: list[float], steps: int, work: Work,
-    read: batches.Read = batches.packed,
+    read: examples.Read = examples.packed,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Trains ``steps`` steps with each rate, held constant, from the same start on the same windows.
 
@@ -39,7 +39,7 @@ def rates(
         own = {k: v.clone() for k, v in run.trainable.state().items()} if run.trainable.state else {}
         begun = time.monotonic()
         before = run.dev_loss()
-        looked = batches.spread(run.dev.lengths, setup.dev_tokens).tokens
+        looked = batches.spread(run.dev.examples.lengths, setup.dev_tokens).tokens
         dev_seconds = time.monotonic() - begun
         found = []
         for rate in rates:
@@ -63,6 +63,6 @@ def rates(
         return found
 
 
-def tokens(model: Model, data: Records, setup: Setup, read: batches.Read = batches.packed) -> int:
+def tokens(model: Model, data: Records, setup: Setup, read: examples.Read = examples.packed) -> int:
     """Tokens of one pass over the data, as the loop that uses ``read`` would cut them."""
-    return int(read(load.tokenizer_of(model), data, setup.length, {}).lengths.sum())
+    return int(read(load.tokenizer_of(model), data, setup.length, examples.PLAIN).lengths.sum())

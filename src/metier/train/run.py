@@ -6,13 +6,13 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from metier.artefacts import Model, Records
@@ -20,24 +20,23 @@ from metier.lm import load, size
 from metier.lm import loss as lm_loss
 from metier.options import MetierError
 from metier.train import checkpoint
-from metier.train.added import StepLoss, remembering
-from metier.train.batches import Batch, Examples, Read, Window, collate, micro_batches, plan, spread
+from metier.train.added import StepLoss, begun, remembering
+from metier.train.batches import plan, spread
 from metier.train.checkpoint import Checkpoint
-from metier.train.setup import (
+from metier.train.examples import PLAIN, Read
+from metier.train.feed import Feed
+from metier.train.setup import Clock, Network, Opened, Setup, derive
+from metier.train.slots import (
     SLOTS,
-    Clock,
-    Network,
-    Opened,
-    Setup,
-    derive,
     fuses,
     methods_of,
     module_of,
     name_of,
     needs_of,
-    options_of,
     refuse,
+    suit,
     takes,
+    wanted,
 )
 from metier.train.state import State, accelerator, peak_memory, precision, rewind
 
@@ -62,15 +61,18 @@ class Run:
         inputs = (network, data) if takes(setup.parameters, "data") else (network,)
         self.trainable = setup.parameters(*inputs)
         self.network = self.trainable.network.module
-        fields = getattr(module_of(setup.objective), "FIELDS", {})
         tokenizer = self.trainable.network.tokenizer
-        self.examples = read(tokenizer, data, setup.length, fields)
-        self.dev = read(tokenizer, setup.dev, setup.length, {}) if setup.dev is not None else None
+        self.examples = read(tokenizer, data, setup.length, wanted(setup.objective))
+        suit(setup, owner, self.examples.replies)
         self.plan = plan(
             self.examples.lengths, seed=setup.seed, order=setup.order, batch=setup.batch, step_tokens=setup.step_tokens,
             epochs=setup.epochs, steps=setup.steps, total_tokens=setup.tokens,
         )  # fmt: skip
-        self.micro_tokens = setup.micro_tokens or size.at_once(self.network, self.accelerator.device)
+        at_once = setup.micro_tokens or size.at_once(self.network, self.accelerator.device)
+        self.feed = Feed(self.examples, setup, at_once, self.accelerator)
+        self.dev = None
+        if setup.dev is not None:
+            self.dev = Feed(read(tokenizer, setup.dev, setup.length, PLAIN), setup, at_once, self.accelerator)
         self._check_accumulation()
         self.module = self.accelerator.prepare(StepLoss(self.network, setup, self.trainable.penalty))
         # Only now: prepare may have moved the parameters to a device.
@@ -85,18 +87,18 @@ class Run:
         """Counters, optimizer state and the memory of objective and terms as at step 0; weights stay as they are."""
         self.state = State()
         self.optimizer.state.clear()
-        self.memory: dict[str, dict[str, Tensor]] = {}
+        self.memory: dict[str, dict[str, Any]] = {}
         for place, slot in remembering(self.setup).items():
-            start = module_of(slot).start
-            wanted = {k: v for k, v in options_of(slot).items() if takes(start, k)}
-            self.memory[place] = start(self.network, self._stream(), **wanted)
+            self.memory[place] = begun(
+                slot, self.network, self.feed.stream(self.plan), self.trainable.network.tokenizer
+            )
 
     def step(self) -> dict[str, Any]:
         """One optimizer step; returns its log row. Raises MetierError when the loss diverges."""
-        begun = time.monotonic()
+        started = time.monotonic()
         setup, state, optimizer, trainable = self.setup, self.state, self.optimizer, self.trainable
         window = self.plan[state.step]
-        batches = self._mine(window)
+        batches = self.feed.cut(window)
         clock = Clock(state.step, len(self.plan), window.epoch, state.tokens + window.tokens, len(batches), optimizer)
         torch.manual_seed(derive(setup.seed, "step", state.step, self.accelerator.process_index))
         # Neither end of the schedule is wasted on a step that does not move.
@@ -108,7 +110,7 @@ class Run:
         total = torch.zeros((), device=self.accelerator.device)
         seen: list[tuple[list[str], dict[str, Tensor]]] = []
         for i, rows in enumerate(batches):
-            batch = self._batch(self.examples, rows, window)
+            batch = self.feed.batch(rows, window, state.step / len(self.plan))
             batch = trainable.before_batch(batch) if trainable.before_batch else batch
             with nullcontext() if i == len(batches) - 1 else self.accelerator.no_sync(self.module):
                 with precision(self.accelerator.device.type, self.setup.precision):
@@ -125,10 +127,10 @@ class Run:
         if trainable.after_step:
             trainable.after_step(clock)
         changing = self._changing()
-        noted = self._in_order(seen, window) if changing else {}
+        noted = self.feed.in_order(seen, window) if changing else {}
         for place, remember in changing.items():
             self.memory[place] = remember(self.memory[place], noted)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started
         state.step, state.tokens, state.seconds = state.step + 1, state.tokens + window.tokens, state.seconds + seconds
         state.last_loss = loss_value
         return {"step": state.step, "loss": loss_value, "lr": self.rates[0] * factor, "grad_norm": norm,
@@ -139,14 +141,14 @@ class Run:
         """Mean cross entropy of the supervised tokens of the dev records, in nats, whatever the objective is."""
         assert self.dev is not None
         self.module.eval()
-        looked = spread(self.dev.lengths, self.setup.dev_tokens)
+        looked = spread(self.dev.examples.lengths, self.setup.dev_tokens)
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        for rows in self._mine(looked, self.dev):
-            batch = self._batch(self.dev, rows, looked)
+        for rows in self.dev.cut(looked):
+            batch = self.dev.batch(rows, looked)
             with precision(self.accelerator.device.type, self.setup.precision):
                 picked = lm_loss.supervised(self.network, batch.input_ids, batch.labels, batch.position_ids)
                 total += picked.per_token().double().sum()
-        return float(self.accelerator.reduce(total, "sum")) / int(self.dev.targets[looked.rows].sum())
+        return float(self.accelerator.reduce(total, "sum")) / int(self.dev.examples.targets[looked.rows].sum())
 
     def look(self) -> bool:
         """Measures the dev loss, logs it, and says whether it is the best so far."""
@@ -169,7 +171,12 @@ class Run:
         if not self.accelerator.is_main_process:
             return
         tensors, plain = checkpoint.flat(self.optimizer)
-        memory = {f"{place}.{name}": t for place in self._changing() for name, t in self.memory[place].items()}
+        memory = {
+            f"{place}.{name}": t
+            for place in self._changing()
+            for name, t in self.memory[place].items()
+            if isinstance(t, Tensor)
+        }
         groups = {"weights": dict(self.weights), "optimizer": tensors, "memory": memory,
                   "method": self.trainable.state() if self.trainable.state else {}}  # fmt: skip
         facts = dataclasses.asdict(self.state) | {"optimizer": plain}
@@ -220,6 +227,7 @@ class Run:
             "parameters_trained": sum(p.numel() for p in self.weights.values()),
             "seconds": round(state.seconds, 3),
             "peak_memory_bytes": peak_memory(),
+            "processes": self.accelerator.num_processes,
             "loss": {"first": state.first_loss, "last": state.last_loss},
         }
         if self.dev is not None:
@@ -261,37 +269,10 @@ class Run:
                 f"{loss:.3g} at a learning rate of {self.rates[0]:g}; take a smaller one ({where})"
             )
 
-    def _mine(self, window: Window, examples: Examples | None = None) -> list[np.ndarray]:
-        """This process's micro-batches of a window: as many as every other process has, filled up with empty ones."""
-        lengths = (examples or self.examples).lengths
-        cut = micro_batches(lengths, window.rows, self.micro_tokens, self.setup.order)
-        processes = self.accelerator.num_processes
-        cut += [np.zeros(0, np.int64)] * (-len(cut) % processes)
-        return cut[self.accelerator.process_index :: processes]
-
-    def _batch(self, examples: Examples, rows: np.ndarray, window: Window) -> Batch:
-        return collate(examples, rows, window.rows, seed=self.setup.seed, epoch=window.epoch,
-                       progress=self.state.step / len(self.plan), device=self.accelerator.device)  # fmt: skip
-
-    def _stream(self) -> Iterator[Batch]:
-        """Every training row once, in plan order: what an objective's ``start`` may look at."""
-        for window in (w for w in self.plan if w.epoch == 0):
-            for rows in micro_batches(self.examples.lengths, window.rows, self.micro_tokens, self.setup.order):
-                yield self._batch(self.examples, rows, window)
-
-    def _in_order(self, seen: list[tuple[list[str], dict[str, Tensor]]], window: Window) -> dict[str, Tensor]:
-        """What the objective noted per row, over all processes, in the order of the window: name → [rows]."""
-        by_id: dict[str, dict[str, Tensor]] = {}
-        for ids, noted in gather_object(seen):
-            for row, i in enumerate(ids):
-                by_id[i] = {name: values[row] for name, values in noted.items()}
-        ids = [self.examples.ids[r] for r in window.rows]
-        return {name: torch.stack([by_id[i][name] for i in ids]) for name in by_id[ids[0]]}
-
     def _check_accumulation(self) -> None:
         for slot in methods_of(self.setup):
             most = needs_of(slot).get("gradient_accumulation")
-            if most and any(len(self._mine(window)) > most for window in self.plan):
+            if most and any(len(self.feed.cut(window)) > most for window in self.plan):
                 words = f"takes a whole step in {most} micro-batch; raise 'micro_tokens' or lower 'batch'"
                 raise MetierError(f"{name_of(slot)}: {words}")
             # A hook that edits gradients would find none.

@@ -1,15 +1,13 @@
-"""What a training step is made of: Setup (the slots, unrun), Network, Trainable, Clock; what does not go together."""
+"""What a training step is made of: Setup (the slots, unrun), Network, Trainable, Clock."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import importlib
-import inspect
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, cast
@@ -39,12 +37,11 @@ from metier.options import (
 )
 from metier.store import Work, sync
 from metier.train.batches import Batch
+from metier.train.slots import SLOTS, refuse, suit
 from metier.train.state import accelerator
 
 Length = Annotated[int, Field(ge=2)]
 Opened = Callable[[Model], tuple[nn.Module, PreTrainedTokenizerBase]]
-FUSED: dict[str, Any] = {"max_grad_norm": 0, "gradient_accumulation": 1, "edit": "none", "processes": 1}
-SLOTS = {"parameters": "prepare", "objective": "loss", "terms": "term", "optimizer": "optimizer", "schedule": "rate"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +128,9 @@ class Setup:
         given = {n: values[n] for n in known - later} | dict.fromkeys(later & {"epochs", "steps", "tokens", "batch"}, 1)
         if "dev" in later:
             given["dev"] = values["dev"]
-        refuse(cls(**given, work=cast(Work, None)), owner, slots)
+        setup = cls(**given, work=cast(Work, None))
+        refuse(setup, owner, slots)
+        suit(setup, owner, getattr(loop, "REPLIES", 1))
 
     def once(self, name: str, make: Callable[[Setup], Artefact]) -> Any:
         """What ``make`` gives, made once: after a kill the same call finds it again.
@@ -214,87 +213,12 @@ def method(room: str, verb: str, name: str, **values: Any) -> Bound:
     return Bound(f"{room}.{name}", getattr(module, verb), values)
 
 
-def function_of(slot: Callable[..., Any]) -> Callable[..., Any]:
-    return slot.function if isinstance(slot, Bound) else slot.func if isinstance(slot, functools.partial) else slot
-
-
-def options_of(slot: Callable[..., Any]) -> dict[str, Any]:
-    if isinstance(slot, Bound):
-        return dict(slot.values)
-    return dict(slot.keywords) if isinstance(slot, functools.partial) else {}
-
-
-def module_of(slot: Callable[..., Any]) -> ModuleType:
-    found = inspect.getmodule(function_of(slot))
-    assert found is not None
-    return found
-
-
-def name_of(slot: Callable[..., Any]) -> str:
-    return slot.name if isinstance(slot, Bound) else module_of(slot).__name__.removeprefix("metier.")
-
-
-def takes(slot: Callable[..., Any], name: str) -> bool:
-    return name in inspect.signature(function_of(slot)).parameters
-
-
-def with_option(slot: Callable[..., Any], **values: Any) -> Callable[..., Any]:
-    """The method with some of its options set anew."""
-    return functools.partial(function_of(slot), **(options_of(slot) | values))
-
-
-def fuses(setup: Setup) -> bool:
-    """Whether the optimizer owns the backward pass and updates inside it."""
-    return hasattr(module_of(setup.optimizer), "backward")
-
-
 def derive(seed: int, *parts: object) -> int:
     """A seed in [0, 2⁶³) that depends on every part and on nothing else."""
     text = "\x1f".join([str(seed), *map(str, parts)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def methods_of(setup: Setup, slots: Sequence[str] = tuple(SLOTS)) -> list[Callable[..., Any]]:
-    return [m for slot in slots for m in (setup.terms if slot == "terms" else [getattr(setup, slot)])]
-
-
 def trained(network: nn.Module) -> dict[str, Tensor]:
     """Copies of the weights that move, as they are now: what a term keeps of the start."""
     return {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
-
-
-def needs_of(slot: Callable[..., Any]) -> dict[str, Any]:
-    """NEEDS of the method's file, or its ``needs(options)``; FUSED as well where it moves weights inside backward."""
-    module = module_of(slot)
-    found = module.needs(options_of(slot)) if hasattr(module, "needs") else getattr(module, "NEEDS", {})
-    return (FUSED if hasattr(module, "backward") else {}) | found
-
-
-def refuse(setup: Setup, owner: str, honoured: Sequence[str] = tuple(SLOTS), processes: int = 1) -> None:
-    """Checks before the first minute of work that the slots go together.
-
-    A slot the loop would ignore is refused, and so is a setting against a method's NEEDS (or ``needs(options)``):
-    ``max_grad_norm``, ``gradient_accumulation``, ``processes`` (a number each), ``gradient`` (*whole*), ``update``
-    (*step*: no optimizer that updates inside backward), ``edit`` (*none*), or the name another slot must hold.
-    Raises MetierError naming the method.
-    """
-    how_long = [n for n in ("epochs", "steps", "tokens") if getattr(setup, n) is not None]
-    if len(how_long) != 1:
-        got = " and ".join(how_long) or "none"
-        raise MetierError(f"{owner}: give exactly one of 'epochs', 'steps', 'tokens', got {got}")
-    defaults = {f.name: f.default for f in fields(Setup)}
-    for slot in (s for s in SLOTS if s not in honoured):
-        given = getattr(setup, slot)
-        if given and (slot == "terms" or name_of(given).rpartition(".")[2] != defaults[slot]):
-            raise MetierError(f"{owner}: has no use for '{slot}'")
-    for used in methods_of(setup, honoured):
-        name = name_of(used)
-        for key, wanted in needs_of(used).items():
-            if key == "max_grad_norm" and setup.max_grad_norm != wanted:
-                raise MetierError(f"{name}: needs max_grad_norm {wanted}, got {setup.max_grad_norm}")
-            if key == "processes" and processes != wanted:
-                raise MetierError(f"{name}: runs in {wanted} process, got {processes}")
-            if key in ("update", "gradient") and wanted in ("step", "whole") and fuses(setup):
-                raise MetierError(f"{name}: needs whole gradients, which {name_of(setup.optimizer)} never holds")
-            if key in SLOTS and name_of(getattr(setup, key)).rpartition(".")[2] != wanted:
-                raise MetierError(f"{name}: needs {key} '{wanted}', got {name_of(getattr(setup, key))}")

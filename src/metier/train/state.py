@@ -6,14 +6,18 @@ import dataclasses
 import json
 import os
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from metier import memory
 from metier.options import MetierError
 from metier.store import Work
+
+PATIENCE = timedelta(days=30)  # for the first process, which may be at a step that the others only wait for
 
 
 @dataclasses.dataclass
@@ -39,7 +43,8 @@ def accelerator() -> Accelerator:
     Raises MetierError when they are not joined: each would train by itself, and write to the same folder.
     """
     # Under torchrun on CPUs accelerate leaves each process alone, and says nothing, unless it is told of them.
-    made = Accelerator(cpu=not torch.accelerator.is_available())
+    patient = InitProcessGroupKwargs(timeout=PATIENCE)
+    made = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patient])
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if made.num_processes != started:
         raise MetierError(f"train: {started} processes were started, but accelerate joins {made.num_processes} here")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from answering import Answering
-from metier.artefacts import Records
+from metier.artefacts import Model, Records
 from metier.infer.context import passages
+from metier.lm import load
 from metier.lm.chat import Sampling
 from metier.options import MetierError
 
@@ -71,3 +72,13 @@ def test_digest_and_access() -> None:
 def test_documents_without_text_are_an_error() -> None:
     with pytest.raises(MetierError, match="no text"):
         passages.wrap(Answering("bare"), Records.from_rows([{"id": "a", "text": " … "}]))
+
+
+def test_what_the_window_does_not_hold_is_left_out_the_worst_first(toy: Model) -> None:
+    rows = [{"id": f"p{i}", "text": "valve " * (40 - 3 * i) + "river " * (20 + 3 * i)} for i in range(10)]
+    wrapped = passages.wrap(load.open(toy), Records.from_rows(rows), top=10)
+    reply = wrapped.reply([[{"role": "user", "content": "valve"}]], Sampling(max_tokens=40))[0]
+    assert 0 < len(reply.trace["sources"]) < 10 and reply.trace["sources"][0] == "p0"
+    assert wrapped.logprobs(["valve"], [" open"])[0].tokens > 0
+    bare = load.open(toy).logprobs(["valve"], [" open"], window=16)[0]
+    assert wrapped.logprobs(["valve"], [" open"], window=16)[0].sum == pytest.approx(bare.sum, abs=1e-4)

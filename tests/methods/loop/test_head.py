@@ -12,7 +12,7 @@ from metier.lm import load
 from metier.lm import loss as lm_loss
 from metier.options import MetierError
 from metier.store import Work, silent
-from metier.train import batches
+from metier.train import examples
 from metier.train.loop import head, pretrain
 from metier.train.run import Run
 from metier.train.setup import Setup, method
@@ -69,14 +69,14 @@ def test_a_step_is_the_same_however_it_is_cut_and_is_what_transformers_computes(
     def run(micro, objective="cross_entropy"):
         return Run(toy, DATA, setup(tmp_path / f"{micro}", micro_tokens=micro, steps=3, objective=objective,
                                        optimizer=steady),
-                   partial(batches.labelled, labels=["dry", "wet"]), "test", head.SLOTS,
+                   partial(examples.labelled, labels=["dry", "wet"]), "test", head.SLOTS,
                    lambda m: heads.attach(*load.network(m), ["dry", "wet"]))  # fmt: skip
 
     whole, cut = run(8000), run(60)
     for _ in range(3):
         assert whole.step()["loss"] == pytest.approx(cut.step()["loss"], abs=1e-6)
     assert all(torch.allclose(w, cut.weights[n], atol=1e-6) for n, w in whole.weights.items())
-    batch = whole._batch(whole.examples, whole.plan[0].rows, whole.plan[0])
+    batch = whole.feed.batch(whole.plan[0].rows, whole.plan[0])
     picked = lm_loss.supervised(whole.network, batch.input_ids, batch.labels)
     labels = torch.tensor([0 if DATA.column("label")[r] == "dry" else 1 for r in whole.plan[0].rows])
     assert picked.labels.tolist() == labels.tolist() and picked.rows.tolist() == list(range(len(labels)))
@@ -168,5 +168,5 @@ def test_records_without_a_label_are_dropped_and_dev_may_hold_no_new_one(toy, tm
 
 
 def test_long_texts_are_cut_behind(toy, tmp_path):
-    examples = batches.labelled(load.tokenizer_of(toy), DATA, 8, {}, labels=["dry", "wet"])
-    assert examples.lengths.max() == 8 and (examples.targets == 1).all()
+    read = examples.labelled(load.tokenizer_of(toy), DATA, 8, labels=["dry", "wet"])
+    assert read.lengths.max() == 8 and (read.targets == 1).all()

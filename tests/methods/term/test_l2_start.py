@@ -9,7 +9,7 @@ from metier.laws._training import Interrupt, Stopping
 from metier.lm import load
 from metier.options import MetierError
 from metier.store import Work, silent
-from metier.train import batches
+from metier.train import examples
 from metier.train.loop import pretrain, sft
 from metier.train.run import Run
 from metier.train.setup import Setup, method, trained
@@ -26,7 +26,7 @@ def sgd(groups, *, lr=0.1):
 
 def run(toy, folder, **changes):
     given = {"steps": 4, "batch": 8, "length": 32, "optimizer": sgd, "schedule": "constant", "max_grad_norm": 0.0}
-    return Run(toy, maker.texts(40), Setup(**(given | changes), work=Work(folder)), batches.packed, "test")
+    return Run(toy, maker.texts(40), Setup(**(given | changes), work=Work(folder)), examples.packed, "test")
 
 
 def test_the_distance_is_exact_and_its_gradient_twice_the_difference():
@@ -42,7 +42,7 @@ def test_a_step_counts_it_once_however_it_is_cut(toy, tmp_path):
     plain = run(toy, tmp_path / "p", parameters="full")
     runs = [run(toy, tmp_path / str(m), parameters="full", terms=[bound(strength=0.5)], micro_tokens=m)
             for m in (4000, 70)]  # fmt: skip
-    assert len(runs[1]._mine(runs[1].plan[0])) > 2
+    assert len(runs[1].feed.cut(runs[1].plan[0])) > 2
     for r in runs:
         with torch.no_grad():
             for weight in r.weights.values():

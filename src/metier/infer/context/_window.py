@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from metier.lm import score, tokens
+from metier.lm import pieces, score, tokens
 from metier.lm.chat import Chat, TransformersChat, Wrapped
 from metier.lm.tokens import Conversation
 
@@ -20,7 +21,7 @@ class Window:
 
     def holds(self, asked: Conversation | str, spare: int) -> bool:
         """Whether a conversation or a text leaves ``spare`` tokens free."""
-        ids = tokens.encode(self.tokenizer, asked) if isinstance(asked, str) else tokens.prompt(self.tokenizer, asked)
+        ids = pieces.encode(self.tokenizer, asked) if isinstance(asked, str) else tokens.prompt(self.tokenizer, asked)
         return len(ids) + spare <= self.size
 
 
@@ -32,3 +33,17 @@ def of(chat: Chat) -> Window | None:
         return None
     network, tokenizer = chat.loaded
     return Window(score.window_of(network), tokenizer)
+
+
+def narrowed(chat: Chat, window: int | None) -> Window | None:
+    """The same, or the smaller ``window`` that somebody asks for."""
+    found = of(chat)
+    return dataclasses.replace(found, size=min(found.size, window or found.size)) if found else None
+
+
+def longest(prompts: Sequence[str], continuations: Sequence[str]) -> dict[str, str]:
+    """The longest continuation of each prompt: all of a prompt's are to see the same before it."""
+    found: dict[str, str] = {}
+    for prompt, continuation in zip(prompts, continuations, strict=True):
+        found[prompt] = max(found.get(prompt, ""), continuation, key=len)
+    return found

@@ -102,11 +102,8 @@ class Examples(Wrapped):
         self, prompts: Sequence[str], continuations: Sequence[str], *, window: int | None = None,
         stride: int | None = None, advance: Advance | None = None,
     ) -> list[LogProb]:  # fmt: skip
-        longest: dict[str, str] = {}  # continuations of one prompt are to see the same examples
-        for prompt, continuation in zip(prompts, continuations, strict=True):
-            longest[prompt] = max(longest.get(prompt, ""), continuation, key=len)
-        room, read = _window.of(self.chat), {}
-        room = dataclasses.replace(room, size=min(room.size, window or room.size)) if room else None
+        room, read = _window.narrowed(self.chat, window), {}
+        longest = _window.longest(prompts, continuations)
         for (prompt, continuation), found in zip(longest.items(), self.find(list(longest)), strict=True):
             while found and room is not None and not room.holds(self._text(found) + prompt + continuation, 1):
                 found = found[:-1]

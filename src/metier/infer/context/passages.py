@@ -7,7 +7,8 @@ the prompt or the last turn of the user, never the text that is scored. What is 
     logprobs:  passage ⏎⏎ passage ⏎⏎ prompt            reply:  passage ⏎⏎ passage ⏎⏎ last turn of the user
 
 The best passage stands last, next to the question. A reply's trace names the ids in ``sources``, best first. Without a
-word in common there is no passage and the bare chat answers.
+word in common there is no passage and the bare chat answers. What does not fit into the model's window is left out,
+the worst first.
 
 Options:
     top: passages per question; 0 is the bare chat.
@@ -23,6 +24,7 @@ import itertools
 from collections.abc import Sequence
 
 from metier.artefacts import Records
+from metier.infer.context import _window
 from metier.lm import search
 from metier.lm.chat import GREEDY, Access, Advance, Chat, Reply, Sampling, Wrapped
 from metier.lm.score import LogProb
@@ -53,14 +55,15 @@ class Passages(Wrapped):
     def reply(
         self, conversations: Sequence[Conversation], sampling: Sampling = GREEDY, advance: Advance | None = None
     ) -> list[Reply]:
-        asked, sources = [], []
+        window, asked, sources = _window.of(self.chat), [], []
+        spare = min(sampling.max_tokens, window.size // 2) if window else 0
         for conversation in conversations:
             last = max((i for i, turn in enumerate(conversation) if turn["role"] == "user"), default=None)
-            query = "" if last is None else conversation[last]["content"]
-            found = self.find(query)
-            turns = [dict(turn) for turn in conversation]
-            if last is not None:
-                turns[last]["content"] = self._before(found) + query
+            found = [] if last is None else self.find(conversation[last]["content"])
+            turns = self._turns(conversation, last, found)
+            while found and window is not None and not window.holds(turns, spare):
+                found = found[:-1]
+                turns = self._turns(conversation, last, found)
             asked.append(turns)
             sources.append(self._ids(found))
         replies = self.chat.reply(asked, sampling, advance)
@@ -73,7 +76,12 @@ class Passages(Wrapped):
         self, prompts: Sequence[str], continuations: Sequence[str], *, window: int | None = None,
         stride: int | None = None, advance: Advance | None = None,
     ) -> list[LogProb]:  # fmt: skip
-        read = {prompt: self._before(self.find(prompt)) + prompt for prompt in dict.fromkeys(prompts)}
+        room, read = _window.narrowed(self.chat, window), {}
+        for prompt, continuation in _window.longest(prompts, continuations).items():
+            found = self.find(prompt)
+            while found and room is not None and not room.holds(self._before(found) + prompt + continuation, 1):
+                found = found[:-1]
+            read[prompt] = self._before(found) + prompt
         return self.chat.logprobs(
             [read[p] for p in prompts], continuations, window=window, stride=stride, advance=advance
         )
@@ -85,6 +93,13 @@ class Passages(Wrapped):
     @functools.cached_property
     def _index(self) -> search.Words:
         return search.Words(self.data.column("text"))
+
+    def _turns(self, conversation: Conversation, last: int | None, found: list[int]) -> Conversation:
+        """The passages before the ``last`` turn of the user."""
+        turns = [dict(turn) for turn in conversation]
+        if last is not None:
+            turns[last]["content"] = self._before(found) + turns[last]["content"]
+        return turns
 
     def _before(self, found: list[int]) -> str:
         texts = self.data.table.column("text")

@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from metier.artefacts import Model, Records
 from metier.lm import heads, load
 from metier.options import MetierError
-from metier.train import batches, fit
+from metier.train import examples, fit
 from metier.train.setup import Setup
 
 SLOTS = ("parameters", "objective", "terms", "optimizer", "schedule")
@@ -44,7 +44,7 @@ def train(model: Model, data: Records, setup: Setup) -> Model:
             return load.network(model)
         return heads.attach(*load.network(model, merged=True), labels)
 
-    read = functools.partial(batches.labelled, labels=labels)
+    read = functools.partial(examples.labelled, labels=labels)
     made = fit.fit(model, data, setup, read, NAME, SLOTS, opened)
     return dataclasses.replace(made, head="labels", notes=made.notes | {"labels": labels})
 

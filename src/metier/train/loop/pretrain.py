@@ -12,7 +12,7 @@ Raises: MetierError when the records hold no text, the slots do not go together,
 from __future__ import annotations
 
 from metier.artefacts import Model, Records
-from metier.train import batches, fit
+from metier.train import examples, fit
 from metier.train.setup import Setup
 
 SLOTS = ("parameters", "objective", "terms", "optimizer", "schedule")
@@ -20,4 +20,4 @@ SLOTS = ("parameters", "objective", "terms", "optimizer", "schedule")
 
 def train(model: Model, data: Records, setup: Setup) -> Model:
     """The model after reading ``data`` (records with a ``text``); with ``dev``, the best one on it."""
-    return fit.fit(model, data, setup, batches.packed, "train.loop.pretrain", SLOTS)
+    return fit.fit(model, data, setup, examples.packed, "train.loop.pretrain", SLOTS)

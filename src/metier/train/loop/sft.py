@@ -11,7 +11,7 @@ Raises: MetierError when no record holds a reply, the slots do not go together, 
 from __future__ import annotations
 
 from metier.artefacts import Model, Records
-from metier.train import batches, fit
+from metier.train import examples, fit
 from metier.train.setup import Setup
 
 SLOTS = ("parameters", "objective", "terms", "optimizer", "schedule")
@@ -19,4 +19,4 @@ SLOTS = ("parameters", "objective", "terms", "optimizer", "schedule")
 
 def train(model: Model, data: Records, setup: Setup) -> Model:
     """The model after learning the replies in ``data``; with ``dev``, the best one on it."""
-    return fit.fit(model, data, setup, batches.conversations, "train.loop.sft", SLOTS)
+    return fit.fit(model, data, setup, examples.conversations, "train.loop.sft", SLOTS)
