@@ -16,6 +16,7 @@ from scipy.stats import t as student
 from metier import stats
 from metier.analyse._asked import Asked, gather
 from metier.artefacts import Report
+from metier.options import unknown
 from metier.stats import Change
 
 Runs = dict[str, dict[str, dict[str, Asked]]]  # point → seed → "task.measure" → what was asked
@@ -43,6 +44,19 @@ def arrange(reports: Sequence[Report]) -> Runs:
     for (point, seed), found in parts.items():
         runs.setdefault(point, {})[seed] = {f"{a.task}.{a.name}": a for a in gather(found)}
     return runs
+
+
+def known(owner: str, runs: Runs, metrics: Sequence[str], arms: Sequence[str]) -> list[str]:
+    """All arms. Raises MetierError when a metric or an arm that is named is none of them."""
+    asked = [(name, a) for seeds in runs.values() for found in seeds.values() for name, a in found.items()]
+    chats = list(dict.fromkeys(chat for _, a in asked for chat in a.rows))
+    for name in metrics:
+        if name not in {n for n, _ in asked}:
+            raise unknown(owner, name, {n for n, _ in asked}, "metric")
+    for arm in arms:
+        if arm not in chats:
+            raise unknown(owner, arm, chats, "arm")
+    return chats
 
 
 def difference(

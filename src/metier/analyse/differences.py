@@ -29,9 +29,9 @@ from typing import Any
 
 from metier import stats
 from metier.analyse._condition import Comparison, parse
-from metier.analyse._runs import Difference, Runs, arrange, difference, level
+from metier.analyse._runs import Difference, Runs, arrange, difference, known, level
 from metier.artefacts import Report
-from metier.options import MetierError, unknown
+from metier.options import MetierError
 
 EXAMPLE = {"minus": "base", "metric": "toy.bits_per_byte", "holds": "< 0"}
 ALPHA = (1 - stats.LEVEL) / 2  # one-sided, as a 95 % interval is on either side
@@ -45,7 +45,7 @@ def analyse(
     condition = parse(holds)
     p = stats.holm([condition.p(d.change) for d in found])
     comparisons = [
-        _told(d, runs) | {"p": round(q, 6), "verdict": condition.judge(d.change, q, ALPHA)}
+        told(d, runs) | {"p": round(q, 6), "verdict": condition.judge(d.change, q, ALPHA)}
         for d, q in zip(found, p, strict=True)
     ]
     return Report({
@@ -64,14 +64,7 @@ def verdict(judged: Sequence[str]) -> str:
 
 
 def _differences(runs: Runs, metrics: list[str], minus: str, arms: list[str] | None) -> list[Difference]:
-    asked = [(name, a) for seeds in runs.values() for known in seeds.values() for name, a in known.items()]
-    chats = list(dict.fromkeys(chat for _, a in asked for chat in a.rows))
-    for name in metrics:
-        if name not in {n for n, _ in asked}:
-            raise unknown("analyse.differences", name, {n for n, _ in asked}, "metric")
-    for chat in [minus, *(arms or [])]:
-        if chat not in chats:
-            raise unknown("analyse.differences", chat, chats, "arm")
+    chats = known("analyse.differences", runs, metrics, [minus, *(arms or [])])
     found = [
         difference(seeds, name, arm, minus, point)
         for name in metrics for arm in arms or chats if arm != minus for point, seeds in runs.items()
@@ -81,7 +74,8 @@ def _differences(runs: Runs, metrics: list[str], minus: str, arms: list[str] | N
     return [d for d in found if d is not None]
 
 
-def _told(d: Difference, runs: Runs) -> dict[str, Any]:
+def told(d: Difference, runs: Runs) -> dict[str, Any]:
+    """A comparison as the report has it, without its verdict."""
     low, high = (x if math.isfinite(x) else None for x in (d.change.low, d.change.high))
     return {
         "arm": d.arm, "minus": d.minus, "metric": d.metric, "point": d.point,

@@ -58,7 +58,7 @@ class Claim:
     def about(self, cell: Cell) -> bool:
         """Whether the claim speaks of this cell."""
         arms = self.options.get("arms")
-        named = arms is None or cell.arm in (*arms, self.options.get("minus"))
+        named = arms is None or cell.arm in (*arms, self.options.get("minus"), self.options.get("start"))
         return named and all(cell.point[path] == value for path, value in self.at.items())
 
 
