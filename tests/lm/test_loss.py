@@ -144,3 +144,24 @@ def test_backward_ends_below_the_lowest_trained_block(network):
         block.register_forward_hook(lambda m, a, out, i=i: reached.append((i, out.requires_grad)))
     loss.supervised(adapted, ids, labels).loss().backward()
     assert reached == [(0, False), (1, True)]
+
+
+def test_weights_may_be_told_by_the_losses_and_are_constants(network, monkeypatch):
+    monkeypatch.setattr(loss, "BYTES_A_CHUNK", 4 * network.config.vocab_size * 3)  # three rows a chunk
+    ids, labels = ids_and_labels()
+    each = loss.supervised(network, ids, labels).per_token()
+    seen = []
+
+    def weigh(losses, part):
+        seen.append((part.start, losses))
+        return torch.exp(-losses / 2)
+
+    found = {}
+    for name, weights in (("told", weigh), ("given", torch.exp(-each / 2))):
+        network.zero_grad()
+        value = loss.supervised(network, ids, labels).loss(weights)
+        value.backward()
+        found[name] = (float(value.detach()), network.lm_head.weight.grad.clone())
+    assert found["told"][0] == pytest.approx(found["given"][0], rel=1e-6)
+    assert torch.allclose(found["told"][1], found["given"][1], atol=1e-6)
+    assert len(seen) > 1 and torch.allclose(torch.cat([losses for _, losses in seen]), each, atol=1e-6)

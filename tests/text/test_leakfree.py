@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metier.text import grams, leakfree
-from metier.text.leakfree import assign, contained, overlap
+from metier.text import common, leakfree
 
 Rows = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dealt:
+    """An Assignment by the ids of rows."""
+
+    split: dict[str, str]
+    dropped: dict[str, str]
+    group: dict[str, str]
+    how: str
+    residual: dict[str, float]
+    notes: list[str]
+
+
+def assign(rows: Rows, *, dev: float, test: float, seed: int) -> Dealt:
+    names = sorted({row["document"] for row in rows})
+    owner = np.array([names.index(row["document"]) for row in rows])
+    texts = {name: "\n".join(row["text"] for row in rows if row["document"] == name) for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        found = leakfree.assign(
+            owner, lambda number: names[number], lambda: enumerate(texts.values()),
+            lambda: enumerate(row["text"] for row in rows), dev=dev, test=test, seed=seed, folder=Path(folder),
+        )  # fmt: skip
+    kept = [(row["id"], i) for i, row in enumerate(rows) if found.side[i] != leakfree.DROPPED]
+    assert set(found.dropped) == set(np.flatnonzero(found.side == leakfree.DROPPED).tolist())
+    assert found.bytes.tolist() == [len(row["text"].encode()) for row in rows]
+
+    def group(i: int) -> str:
+        section = f"/{found.section[i]}" if found.section[i] >= 0 else ""
+        return names[found.group[i]] + section
+
+    return Dealt(
+        {name: leakfree.SIDES[found.side[i]] for name, i in kept},
+        {rows[i]["id"]: why for i, why in found.dropped.items()},
+        {name: group(i) for name, i in kept},
+        found.how, found.residual, found.notes,
+    )  # fmt: skip
 
 
 def words(seed: int, n: int) -> str:
@@ -30,22 +70,49 @@ def independent(n: int, chunks: int = 4) -> dict[str, list[str]]:
     return {f"d{i:02}": [words(100 * i + k, 60) for k in range(chunks)] for i in range(n)}
 
 
-def shingles(text: str) -> grams.Hashes:
-    return grams.shingles(text, leakfree.N)
+def counted(texts: list[str], folder: Path) -> common.Common:
+    return common.Common(enumerate(texts), len(texts), leakfree.N, folder)
 
 
-def test_overlap_is_the_share_of_the_part() -> None:
+def test_overlap_is_the_share_of_the_distinct_n_grams_of_a_side(tmp_path: Path) -> None:
     whole = words(1, 100)
     part = " ".join(whole.split()[:20]) + " " + words(2, 20)
-    assert overlap(shingles(part), shingles(whole)) == 8 / 28
-    assert overlap(shingles(""), shingles(whole)) == 0
-    assert overlap(shingles(whole), shingles("")) == 0
+    found = counted([part, whole, ""], tmp_path)
+    assert found.lengths.tolist() == [28, 88, 0]
+    assert found.overlap(np.array([2, 0, 1]), 2, 0) == 8 / 28 and found.overlap(np.array([2, 0, 1]), 0, 2) == 8 / 88
+    assert found.overlap(np.array([2, 0, 1]), 1, 0) == found.overlap(np.array([2, 1, 1]), 2, 0) == 0
+    assert found.repeated(np.array([2, 0, 1]), 2, [0]).tolist() == [8 / 28, 0, 0]
+    twice = counted([part, part, whole], tmp_path / "twice")  # a side has each n-gram once
+    assert twice.overlap(np.array([2, 2, 0]), 2, 0) == 8 / 28
 
 
-def test_a_document_inside_another_is_dropped_and_of_equals_one_stays() -> None:
+def test_pairs_are_those_of_a_plain_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "AT_ONCE", 50)  # many small blocks
+    monkeypatch.setattr(common, "GATHERED", 40)
+    rng = random.Random(0)
+    texts = [" ".join(words(rng.randrange(9), 30) for _ in range(rng.randrange(4))) for _ in range(25)]
+    grams = [set(common.shingles(text, leakfree.N).tolist()) for text in texts]
+    used = np.array([rng.random() < 0.7 for _ in texts])
+    found = counted(texts, tmp_path)
+    for most, use in ((100, None), (3, None), (4, used)):
+        own = [g if use is None or use[i] else set() for i, g in enumerate(grams)]
+        few = {g for g in set().union(*own) if sum(g in o for o in own) <= most}
+        wanted = {(i, j): len(own[i] & own[j] & few) for i in range(25) for j in range(i + 1, 25)}
+        i, j, n = found.pairs(most, use)
+        assert dict(zip(zip(i.tolist(), j.tolist(), strict=True), n.tolist(), strict=True)) == {
+            pair: count for pair, count in wanted.items() if count
+        }
+    other = rng.sample(range(25), 25)
+    i, j, n = found.renamed(np.array(other)).pairs(100)
+    assert {(*sorted((other[a], other[b])), c) for a, b, c in zip(*found.pairs(100), strict=True)} == set(
+        zip(i, j, n, strict=True)
+    )
+
+
+def test_a_document_inside_another_is_dropped_and_of_equals_one_stays(tmp_path: Path) -> None:
     whole, other = words(1, 200), words(2, 100)
-    prints = [shingles(t) for t in (" ".join(whole.split()[50:120]), whole, other, other)]
-    assert contained(prints, [1, 1, 1, 1]) == {0: 1, 3: 2}
+    found = counted([" ".join(whole.split()[50:120]), whole, other, other], tmp_path)
+    assert leakfree.contained(found.pairs(100), found.lengths, np.ones(4)) == {0: 1, 3: 2}
 
 
 def test_documents_that_share_text_stay_together() -> None:
@@ -74,10 +141,10 @@ def test_the_shares_are_met_with_many_groups_in_test() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_large_document_is_never_most_of_what_is_held_out(seed: int) -> None:
-    sizes = {"large": 150, **{f"d{i:02}": 10 for i in range(85)}}
+    sizes = np.array([*[10] * 85, 150])
     side = leakfree.deal(sizes, dev=0.1, test=0.2, seed=seed)
-    assert side["large"] == "train"
-    assert sum(sizes[g] for g, s in side.items() if s == "test") == 200
+    assert side[-1] == leakfree.TRAIN
+    assert sizes[side == leakfree.TEST].sum() == 200
 
 
 def test_held_out_chunks_that_repeat_train_go_with_a_reason() -> None:
@@ -121,9 +188,11 @@ def test_small_texts_are_called_too_small() -> None:
     assert not assign(rows_of(independent(60, 4)), dev=0.1, test=0.2, seed=0).notes
 
 
-def test_whole_documents_dealt_at_random_leak() -> None:
+def test_whole_documents_dealt_at_random_leak(tmp_path: Path) -> None:
     documents = {f"d{i}": [words(i // 2, 60)] for i in range(40)}
-    assert leakfree.leak_at_random(rows_of(documents), dev=0.1, test=0.2, seed=0) > 0.5
+    owner, texts = np.arange(40), [texts[0] for texts in documents.values()]
+    given = {"dev": 0.1, "test": 0.2, "seed": 0, "folder": tmp_path}
+    assert leakfree.leak_at_random(owner, lambda: enumerate(texts), **given) > 0.5
     made = assign(rows_of(documents), dev=0.1, test=0.2, seed=0)
     assert made.residual["test"] == 0 and len(made.dropped) == 20
 

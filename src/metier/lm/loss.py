@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from metier.options import MetierError
 
+Weigh = Callable[[Tensor, slice], Tensor]  # losses [chunk] of the positions in a slice of all n → weights [chunk]
+Weights = Tensor | Weigh | None
 IGNORED = -100  # the label of a position that is not supervised, as everywhere in transformers
 BYTES_A_CHUNK = 32 << 20  # of logits alive at once; more is no faster on a CPU, less starves the matrix product
 BYTES_ON_GPU = 512 << 20  # a GPU waits for many small chunks
@@ -27,17 +30,22 @@ CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()
 EXOTIC = re.compile(r"logit\w*(scal|cap|mult|soft)|(lm_head|output)_mult")
 
 
-def token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+def token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Weights = None) -> Tensor:
     """Σᵢ wᵢ · −log softmax(hidden · weightᵀ)ᵢ at the labels: a scalar in float32, 0 with a graph when n = 0.
 
     ``hidden`` [n, dim], ``weight`` [vocab, dim] (the output head; no gradient, and no memory for one, when frozen),
-    ``labels`` [n], ``weights`` [n] detached, or None for ones.
+    ``labels`` [n], ``weights`` [n] detached, None for ones, or a function of the losses that saves a second pass.
     """
     if not torch.is_grad_enabled():
         losses = per_token(hidden, weight, labels)
-        return losses.sum() if weights is None else (losses * weights).sum()
-    weights = None if weights is None else weights.detach().float()
+        return losses.sum() if weights is None else (losses * constants(losses, weights, slice(0, len(labels)))).sum()
     return cast(Tensor, _TokenLoss.apply(hidden, weight, labels, weights))
+
+
+def constants(losses: Tensor, weights: Tensor | Weigh, part: slice) -> Tensor:
+    """The weights of the positions in ``part`` of all, without gradient: [chunk]."""
+    found = weights[part] if isinstance(weights, Tensor) else weights(losses, part)
+    return found.detach().float()
 
 
 @torch.no_grad()
@@ -65,13 +73,15 @@ class Supervised:
     head: Tensor | None = None
     logits: Tensor | None = None
 
-    def loss(self, weights: Tensor | None = None) -> Tensor:
-        """Sum of the (weighted) token losses, differentiable. ``weights`` [n] are constants."""
+    def loss(self, weights: Weights = None) -> Tensor:
+        """Sum of the (weighted) token losses, differentiable. ``weights`` [n] are constants, or told by the losses."""
         if self.hidden is not None and self.head is not None:
             return token_loss(self.hidden, self.head, self.labels, weights)
         assert self.logits is not None
         losses = cross_entropy(self.logits.float(), self.labels, reduction="none")  # [n]
-        return losses.sum() if weights is None else (losses * weights.detach()).sum()
+        if weights is None:
+            return losses.sum()
+        return (losses * constants(losses.detach(), weights, slice(0, len(losses)))).sum()
 
     def per_token(self) -> Tensor:
         """Token losses without gradient: [n]."""
@@ -175,7 +185,7 @@ def check_head(model: nn.Module, input_ids: Tensor) -> None:
 class _TokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor | None
+        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Weights
     ) -> Tensor:  # fmt: skip
         hidden_moves, weight_moves = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
         d_hidden = torch.zeros_like(hidden) if hidden_moves else None
@@ -187,8 +197,9 @@ class _TokenLoss(torch.autograd.Function):
             losses, p = _softmax(hidden[part], weight, labels[part])  # [chunk], [chunk, vocab]
             p[torch.arange(len(p), device=p.device), labels[part]] -= 1  # now d loss / d logits
             if weights is not None:
-                losses = losses * weights[part]
-                p.mul_(weights[part, None])
+                own = constants(losses, weights, part)
+                losses = losses * own
+                p.mul_(own[:, None])
             total += losses.sum()
             p = p.to(hidden.dtype)
             if d_hidden is not None:

@@ -5,20 +5,24 @@ sequences of that length in common. Documents that lie inside another one are dr
 (of the smaller one) form a group, and so do chains of them; groups go to train, dev or test as a whole. Under five
 groups the text is cut into contiguous sections instead, with a dropped margin around every held-out one. Held-out
 chunks that still repeat the other side (a licence text, a standard table) are dropped last.
+
+Memory holds a few numbers a row and the pairs of documents that share text; the texts themselves go by once or twice.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections import defaultdict
-from typing import Any, Literal
+from array import array
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from metier.text.grams import Hashes, distinct, shingles
+from metier.text.common import Array, Common
 
 N = 13
 SHARED = 0.05  # documents that share more than this of the smaller one's 13-grams form a group
@@ -31,103 +35,106 @@ LARGEST = 0.5  # a group with more than this share of the text is broken up by t
 RULES = [(SHARED, 100), (SHARED, 5), (0.1, 5), (0.2, 5), (0.5, 5)]
 SMALL = 20_000  # bytes; with less text no verdict is possible
 SECTIONS = 5  # held-out test sections of a single document, at most
+SIDES = ("train", "dev", "test")
+TRAIN, DEV, TEST = range(3)
+DROPPED = -1
+REPEATS = {DEV: "dev chunk repeats text of another split", TEST: "test chunk repeats text of another split"}
+
+Texts = Callable[[], Iterable[tuple[int, str]]]  # every call goes through all texts anew: (number, text)
 
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """Where each row goes. Every row id is in ``split`` or in ``dropped``, never in both."""
+    """Where each row goes: a number of SIDES, or DROPPED with a reason in ``dropped``.
 
-    split: dict[str, str]  # row id → "train", "dev" or "test"
-    dropped: dict[str, str]  # row id → reason
-    group: dict[str, str]  # row id → group, for rows that were kept; the unit to resample
+    ``group`` [rows] is the document that names the row's group, the unit to resample, and ``section`` [rows] the
+    number of its section in it, or -1. ``bytes`` [rows]: of its text.
+    """
+
+    side: Array  # int8 [rows]
+    group: Array  # int32 [rows]
+    section: Array  # int16 [rows]
+    bytes: Array  # int64 [rows]
+    dropped: dict[int, str]
     how: Literal["groups", "sections"]
     residual: dict[str, float]  # share of the 13-grams of "test" and "dev" that also stand in train
     notes: list[str]
 
 
-def assign(rows: list[dict[str, Any]], *, dev: float, test: float, seed: int) -> Assignment:
-    """Deals rows (columns id, document, text) to train, dev and test; ``dev`` and ``test`` are shares of the bytes.
+def assign(
+    owner: Array, names: Callable[[int], str], documents: Texts, rows: Texts, *, dev: float, test: float, seed: int,
+    folder: Path,
+) -> Assignment:  # fmt: skip
+    """Deals rows to train, dev and test; ``dev`` and ``test`` are shares of the bytes.
 
-    The result depends on the rows and the seed alone, and when there are groups enough not on the order of documents.
+    ``owner`` [rows]: the document of each row; documents are numbered in the order of their names, and ``names`` tells
+    them. The result depends on texts, names and the seed alone, and when there are groups enough not on the order of
+    documents. ``folder`` is for the files of `Common`.
     """
-    documents: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        documents[row["document"]].append(row)
-    names = sorted(documents)
-    texts = {name: "\n".join(row["text"] for row in documents[name]) for name in names}
-    sizes = {name: len(texts[name].encode()) for name in names}
-    prints = {name: shingles(texts[name], N) for name in names}
-    own = {row["id"]: shingles(row["text"], N) for row in rows}
-    notes = []
-    if sum(sizes.values()) < SMALL:
-        notes.append(f"too small to tell: {sum(sizes.values())} bytes of text, at least {SMALL} are needed")
+    count = int(owner.max()) + 1
+    common = Common(documents(), count, N, folder / "documents")
+    sizes, notes = common.bytes, []
+    if sizes.sum() < SMALL:
+        notes.append(f"too small to tell: {sizes.sum()} bytes of text, at least {SMALL} are needed")
 
-    inside = contained([prints[name] for name in names], [sizes[name] for name in names])
-    dropped = {row["id"]: f"document repeats text of {names[other]}"
-               for at, other in inside.items() for row in documents[names[at]]}  # fmt: skip
-    kept = [name for at, name in enumerate(names) if at not in inside]
-    groups, rule = _groups(kept, prints, sizes)
+    pairs = common.pairs(RULES[0][1])
+    inside = contained(pairs, common.lengths, sizes)
+    gone = np.zeros(count, bool)
+    gone[list(inside)] = True
+    groups, rule = _groups(common, ~gone, pairs if not inside else None)
     if rule != RULES[0]:
         notes.append(f"overlaps chain most documents together; grouped at {rule[0]:.0%} instead of {SHARED:.0%}, "
                      f"13-grams in over {rule[1]} documents left out")  # fmt: skip
-    remaining = [row for row in rows if row["id"] not in dropped]
-    members = _members(kept, groups)
+    side = np.full(len(owner), DROPPED, np.int8)
+    section = np.full(len(owner), -1, np.int16)
+    stays = ~gone[owner]
+    dropped = {int(row): f"document repeats text of {names(inside[int(owner[row])])}" for row in np.flatnonzero(~stays)}
+    members = np.unique(groups[~gone])
     how: Literal["groups", "sections"] = "groups" if len(members) >= LEAST_GROUPS else "sections"
     if how == "groups":
-        side = deal({g: sum(sizes[d] for d in ds) for g, ds in members.items()}, dev=dev, test=test, seed=seed)
-        group = {row["id"]: groups[row["document"]] for row in remaining}
-        split = {i: side[g] for i, g in group.items()}
+        dealt = np.full(count, DROPPED, np.int8)
+        whole = np.bincount(groups[~gone], sizes[~gone], count)[members].astype(np.int64)
+        dealt[members] = deal(whole, dev=dev, test=test, seed=seed)
+        side[stays] = dealt[groups[owner[stays]]]
     else:
         notes.append(f"{len(members)} independent document{'s' * (len(members) != 1)}: split by contiguous sections "
                      f"with a gap, so train and test share their subject")  # fmt: skip
-        split, group, margin = sections(remaining, dev=dev, test=test, seed=seed)
-        dropped |= dict.fromkeys(margin, "margin between sections")
-    dropped |= _repeats(split, own)
-    split = {i: s for i, s in split.items() if i not in dropped}
-    group = {i: g for i, g in group.items() if i in split}
-    residual = {name: _residual(split, own, name) for name in ("test", "dev")}
-    return Assignment(split, dropped, group, how, residual, notes)
+        side[stays], section[stays] = sections(int(stays.sum()), dev=dev, test=test, seed=seed)
+        margin = stays & (side == DROPPED)
+        dropped |= dict.fromkeys(np.flatnonzero(margin).tolist(), "margin between sections")
+    if len(owner) == count:  # every row is a document
+        own = common.renamed(np.argsort(owner).astype(np.int32))
+    else:
+        own = Common(rows(), len(owner), N, folder / "rows")
+    for name, others in ((DEV, [TRAIN]), (TEST, [TRAIN, DEV])):
+        repeats = np.flatnonzero((side == name) & (own.repeated(side, name, others) > REPEATED))
+        side[repeats] = DROPPED
+        dropped |= dict.fromkeys(repeats.tolist(), REPEATS[name])
+    group = owner if how == "sections" else groups[owner].astype(np.int32)
+    residual = {SIDES[name]: own.overlap(side, name, TRAIN) for name in (TEST, DEV)}
+    return Assignment(side, group, section, own.bytes, dropped, how, residual, notes)
 
 
-def overlap(part: Hashes, whole: Hashes) -> float:
-    """The share of the part's n-grams (both sorted) that stand in the whole; 0 when either is empty."""
-    if not len(part) or not len(whole):
-        return 0.0
-    at = np.minimum(np.searchsorted(whole, part), len(whole) - 1)
-    return float((whole[at] == part).mean())
-
-
-def leak_at_random(rows: list[dict[str, Any]], *, dev: float, test: float, seed: int) -> float:
+def leak_at_random(owner: Array, rows: Texts, *, dev: float, test: float, seed: int, folder: Path) -> float:
     """The share of test's 13-grams that would stand in train had whole documents been dealt at random."""
-    sizes: dict[str, int] = defaultdict(int)
-    for row in rows:
-        sizes[row["document"]] += len(row["text"].encode())
-    side = deal(sizes, dev=dev, test=test, seed=seed)
-    prints = {row["id"]: shingles(row["text"], N) for row in rows}
-    return _residual({row["id"]: side[row["document"]] for row in rows}, prints, "test")
+    own = Common(rows(), len(owner), N, folder)
+    sizes = np.bincount(owner, own.bytes).astype(np.int64)
+    return own.overlap(deal(sizes, dev=dev, test=test, seed=seed)[owner], TEST, TRAIN)
 
 
-def shared(prints: list[Hashes], most: int) -> sparse.csr_array:
-    """How many n-grams each pair of texts has in common, counting those that stand in at most ``most`` texts."""
-    owners = np.repeat(np.arange(len(prints)), [len(p) for p in prints])
-    _, column, count = np.unique(np.concatenate(prints), return_inverse=True, return_counts=True)
-    use = (count[column] > 1) & (count[column] <= most)
-    incidence = sparse.csr_array((np.ones(use.sum(), np.int32), (owners[use], column[use])),
-                                 shape=(len(prints), len(count)))  # fmt: skip
-    return (incidence @ incidence.T).tocsr()  # [text, text]
-
-
-def contained(prints: list[Hashes], sizes: list[int]) -> dict[int, int]:
+def contained(pairs: tuple[Array, Array, Array], lengths: Array, sizes: Array) -> dict[int, int]:
     """Texts that lie inside another, kept one → that one. Of two equal texts the first stays."""
-    if not prints:
-        return {}
-    common = shared(prints, RULES[0][1])
+    i, j, n = pairs
+    least = np.minimum(lengths[i], lengths[j])
+    close = n >= CONTAINED * least
+    near: dict[int, list[tuple[int, int]]] = {}
+    for a, b, both in zip(i[close].tolist(), j[close].tolist(), n[close].tolist(), strict=True):
+        near.setdefault(a, []).append((b, both))
+        near.setdefault(b, []).append((a, both))
     inside: dict[int, int] = {}
     kept: set[int] = set()
-    for at in sorted(range(len(prints)), key=lambda i: (-len(prints[i]), -sizes[i], i)):
-        row = common[[at]]
-        holders = [int(j) for j, n in zip(row.indices, row.data, strict=True)
-                   if j in kept and n >= CONTAINED * len(prints[at])]  # fmt: skip
+    for at in sorted(near, key=lambda i: (-lengths[i], -sizes[i], i)):
+        holders = [other for other, both in near[at] if other in kept and both >= CONTAINED * lengths[at]]
         if holders:
             inside[at] = min(holders)
         else:
@@ -135,110 +142,74 @@ def contained(prints: list[Hashes], sizes: list[int]) -> dict[int, int]:
     return inside
 
 
-def deal(sizes: dict[str, int], *, dev: float, test: float, seed: int) -> dict[str, str]:
-    """Group → split. Test and dev are filled with many small groups rather than few large ones, in a seeded order."""
-    total = sum(sizes.values())
-    order = sorted(sizes)
-    random.Random(seed).shuffle(order)
-    side: dict[str, str] = {}
-    for name, share, least in (("test", test, LEAST_GROUPS), ("dev", dev, 3)):
+def deal(sizes: Array, *, dev: float, test: float, seed: int) -> Array:
+    """The side of each group: int8 [groups]. Test and dev get many small groups rather than few large ones.
+
+    ``sizes`` [groups] in bytes; the order they are tried in is drawn by the seed.
+    """
+    mixed = array("q", range(len(sizes)))
+    random.Random(seed).shuffle(mixed)  # type: ignore[arg-type]
+    order, total = np.array(mixed), int(sizes.sum())
+    side = np.zeros(len(sizes), np.int8)
+    for name, share, least in ((TEST, test, LEAST_GROUPS), (DEV, dev, 3)):
         target = share * total
         if not target:
             continue
-        free = [g for g in order if g not in side]
-        fits = [g for g in free if sizes[g] * least <= target] or free
-        if sum(sizes[g] for g in fits) < target:
-            fits = sorted(free, key=lambda g: sizes[g] > target / 2)
+        free = order[side[order] == TRAIN]
+        fits = free[sizes[free] * least <= target]
+        fits = fits if len(fits) else free
+        if sizes[fits].sum() < target:
+            fits = free[np.argsort(sizes[free] > target / 2, kind="stable")]
         filled = 0
-        for g in fits[: max(len(free) - 1, 0)]:
-            if filled >= target or (filled and filled + sizes[g] > 1.15 * target):
+        for group in fits[: max(len(free) - 1, 0)]:
+            if filled >= target:
+                break
+            if filled and filled + sizes[group] > 1.15 * target:
                 continue
-            side[g] = name
-            filled += sizes[g]
-    return {g: side.get(g, "train") for g in sizes}
+            side[group] = name
+            filled += int(sizes[group])
+    return side
 
 
-def sections(
-    rows: list[dict[str, Any]], *, dev: float, test: float, seed: int
-) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Row id → split, row id → group, and the ids of the margins, for texts too few to be dealt as wholes.
+def sections(count: int, *, dev: float, test: float, seed: int) -> tuple[Array, Array]:
+    """(side, section) of ``count`` rows in reading order, for texts too few to be dealt as wholes.
 
-    The rows, in reading order, are divided into as many stretches as there are held-out sections; each stretch holds
-    one, at a place drawn by the seed, and the train chunk on either side of it is dropped.
+    The rows are divided into as many stretches as there are held-out sections; each stretch holds one, at a place drawn
+    by the seed, and the train row on either side of it is dropped.
     """
     rng = random.Random(seed)
-    tests = max(1, min(SECTIONS, int(len(rows) * test / 2)))
-    devs = max(1, min(SECTIONS, int(len(rows) * dev / 2))) if dev else 0
-    kinds = ["test"] * tests + ["dev"] * devs
+    tests = max(1, min(SECTIONS, int(count * test / 2)))
+    devs = max(1, min(SECTIONS, int(count * dev / 2))) if dev else 0
+    kinds = [TEST] * tests + [DEV] * devs
     rng.shuffle(kinds)
-    wanted = {"test": test * len(rows) / tests, "dev": dev * len(rows) / devs if devs else 0}
-    split = {row["id"]: "train" for row in rows}
-    group = {row["id"]: row["document"] for row in rows}
-    edges: list[str] = []
+    wanted = {TEST: test * count / tests, DEV: dev * count / devs if devs else 0}
+    side, section = np.full(count, TRAIN, np.int8), np.full(count, -1, np.int16)
     for number, kind in enumerate(kinds):
-        low, high = (round(len(rows) * (number + k) / len(kinds)) for k in (0, 1))
+        low, high = (round(count * (number + k) / len(kinds)) for k in (0, 1))
         length = max(1, round(wanted[kind]))
         start = rng.randint(low, max(low, high - length - 1))
-        for row in rows[start : start + length]:
-            split[row["id"]] = kind
-            group[row["id"]] = f"{row['document']}/{number}"
-    sides = [split[row["id"]] for row in rows]
-    if len(rows) >= 4 * len(kinds):  # else the margins would eat the text
-        for at, row in enumerate(rows):
-            around = {sides[i] for i in (at - 1, at + 1) if 0 <= i < len(rows)}
-            if sides[at] == "train" and around - {"train"}:
-                edges.append(row["id"])
-    gone = set(edges)
-    return {i: s for i, s in split.items() if i not in gone}, group, edges
+        side[start : start + length], section[start : start + length] = kind, number
+    if count >= 4 * len(kinds):  # else the margins would eat the text
+        held = side != TRAIN
+        beside = np.append(held[1:], False) | np.append(False, held[:-1])
+        side[beside & ~held] = DROPPED
+    return side, section
 
 
-def _groups(
-    names: list[str], prints: dict[str, Hashes], sizes: dict[str, int]
-) -> tuple[dict[str, str], tuple[float, int]]:
-    """Document → group (named after its first document), and the rule that made them."""
-    lengths = np.array([len(prints[name]) for name in names])
-    total = sum(sizes[name] for name in names)
-    labels = np.arange(len(names))
+def _groups(common: Common, use: Array, pairs: tuple[Array, Array, Array] | None) -> tuple[Array, tuple[float, int]]:
+    """Of every document in ``use``, the first document of its group; and the rule that made the groups."""
+    total = common.bytes[use].sum()
+    labels = np.arange(common.count)
+    most = RULES[0][1]
     for rule in RULES:
-        common = shared([prints[name] for name in names], rule[1]).tocoo()
-        i, j = common.coords
-        tied = common.data > rule[0] * np.minimum(lengths[i], lengths[j])
-        graph = sparse.coo_array((tied[tied], (i[tied], j[tied])), shape=common.shape)
+        if pairs is None or rule[1] != most:
+            pairs, most = common.pairs(rule[1], use), rule[1]
+        i, j, n = pairs
+        tied = n > rule[0] * np.minimum(common.lengths[i], common.lengths[j])
+        graph = sparse.coo_array((tied[tied], (i[tied], j[tied])), shape=(common.count, common.count))
         labels = csgraph.connected_components(graph, directed=False)[1]
-        by_label: dict[int, int] = defaultdict(int)
-        for name, label in zip(names, labels, strict=True):
-            by_label[int(label)] += sizes[name]
-        if len(by_label) == len(names) or max(by_label.values()) <= LARGEST * total:
+        largest = np.bincount(labels[use], common.bytes[use], minlength=1).max()
+        if not tied.any() or largest <= LARGEST * total:
             break
-    first: dict[int, str] = {}
-    for name, label in zip(names, labels, strict=True):
-        first.setdefault(int(label), name)
-    return {name: first[int(label)] for name, label in zip(names, labels, strict=True)}, rule
-
-
-def _members(names: list[str], groups: dict[str, str]) -> dict[str, list[str]]:
-    members: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        members[groups[name]].append(name)
-    return members
-
-
-def _repeats(split: dict[str, str], prints: dict[str, Hashes]) -> dict[str, str]:
-    """Dev chunks that repeat train, and test chunks that repeat train or dev → reason."""
-    seen = _union(split, prints, "train")
-    found: dict[str, str] = {}
-    for name in ("dev", "test"):
-        repeats = [i for i, side in split.items() if side == name and overlap(prints[i], seen) > REPEATED]
-        found |= dict.fromkeys(repeats, f"{name} chunk repeats text of another split")
-        kept = _union({i: s for i, s in split.items() if i not in found}, prints, name)
-        seen = distinct(np.concatenate([seen, kept]))
-    return found
-
-
-def _residual(split: dict[str, str], prints: dict[str, Hashes], name: str) -> float:
-    return overlap(_union(split, prints, name), _union(split, prints, "train"))
-
-
-def _union(split: dict[str, str], prints: dict[str, Hashes], name: str) -> Hashes:
-    parts = [prints[i] for i, side in split.items() if side == name]
-    return distinct(np.concatenate(parts)) if parts else np.array([], np.uint64)
+    _, first, at = np.unique(labels, return_index=True, return_inverse=True)
+    return first[at], rule
