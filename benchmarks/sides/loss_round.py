@@ -23,7 +23,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def ours(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
-    return token_loss(hidden, head, labels) / len(labels)
+    return token_loss(hidden, head, labels, over=len(labels))
 
 
 def plain(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:

@@ -165,3 +165,21 @@ def test_weights_may_be_told_by_the_losses_and_are_constants(network, monkeypatc
     assert found["told"][0] == pytest.approx(found["given"][0], rel=1e-6)
     assert torch.allclose(found["told"][1], found["given"][1], atol=1e-6)
     assert len(seen) > 1 and torch.allclose(torch.cat([losses for _, losses in seen]), each, atol=1e-6)
+
+
+def test_a_sum_over_a_number_is_the_quotient_and_backward_twice_gives_it_twice(network):
+    ids, labels = ids_and_labels()
+    weight = network.lm_head.weight
+    found = []
+    for over, after in ((1.0, 7.0), (7.0, 1.0)):
+        network.zero_grad()
+        value = loss.supervised(network, ids, labels).loss(over=over) / after
+        value.backward(retain_graph=True)
+        once = weight.grad.clone()
+        value.backward()
+        assert torch.allclose(weight.grad, 2 * once, atol=1e-6)
+        found.append((float(value.detach()), once))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
+    with torch.no_grad():
+        assert float(loss.supervised(network, ids, labels).loss(over=7.0)) == pytest.approx(found[0][0], rel=1e-6)

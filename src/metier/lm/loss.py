@@ -30,16 +30,20 @@ CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()
 EXOTIC = re.compile(r"logit\w*(scal|cap|mult|soft)|(lm_head|output)_mult")
 
 
-def token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Weights = None) -> Tensor:
-    """Σᵢ wᵢ · −log softmax(hidden · weightᵀ)ᵢ at the labels: a scalar in float32, 0 with a graph when n = 0.
+def token_loss(
+    hidden: Tensor, weight: Tensor, labels: Tensor, weights: Weights = None, over: float = 1.0
+) -> Tensor:  # fmt: skip
+    """Σᵢ wᵢ · −log softmax(hidden · weightᵀ)ᵢ at the labels / over: a scalar in float32, 0 with a graph when n = 0.
 
     ``hidden`` [n, dim], ``weight`` [vocab, dim] (the output head; no gradient, and no memory for one, when frozen),
     ``labels`` [n], ``weights`` [n] detached, None for ones, or a function of the losses that saves a second pass.
+    A division by ``over`` costs nothing here; afterwards it would be another pass over the gradient of the head.
     """
     if not torch.is_grad_enabled():
         losses = per_token(hidden, weight, labels)
-        return losses.sum() if weights is None else (losses * constants(losses, weights, slice(0, len(labels)))).sum()
-    return cast(Tensor, _TokenLoss.apply(hidden, weight, labels, weights))
+        losses = losses if weights is None else losses * constants(losses, weights, slice(0, len(labels)))
+        return losses.sum() / over
+    return cast(Tensor, _TokenLoss.apply(hidden, weight, labels, weights, over))
 
 
 def constants(losses: Tensor, weights: Tensor | Weigh, part: slice) -> Tensor:
@@ -73,15 +77,15 @@ class Supervised:
     head: Tensor | None = None
     logits: Tensor | None = None
 
-    def loss(self, weights: Weights = None) -> Tensor:
-        """Sum of the (weighted) token losses, differentiable. ``weights`` [n] are constants, or told by the losses."""
+    def loss(self, weights: Weights = None, over: float = 1.0) -> Tensor:
+        """Sum of the (weighted) token losses / ``over``. ``weights`` [n] are constants, or told by the losses."""
         if self.hidden is not None and self.head is not None:
-            return token_loss(self.hidden, self.head, self.labels, weights)
+            return token_loss(self.hidden, self.head, self.labels, weights, over)
         assert self.logits is not None
         losses = cross_entropy(self.logits.float(), self.labels, reduction="none")  # [n]
         if weights is None:
-            return losses.sum()
-        return (losses * constants(losses.detach(), weights, slice(0, len(losses)))).sum()
+            return losses.sum() / over
+        return (losses * constants(losses.detach(), weights, slice(0, len(losses)))).sum() / over
 
     def per_token(self) -> Tensor:
         """Token losses without gradient: [n]."""
@@ -185,7 +189,7 @@ def check_head(model: nn.Module, input_ids: Tensor) -> None:
 class _TokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Weights
+        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, labels: Tensor, weights: Weights, over: float
     ) -> Tensor:  # fmt: skip
         hidden_moves, weight_moves = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
         d_hidden = torch.zeros_like(hidden) if hidden_moves else None
@@ -206,18 +210,22 @@ class _TokenLoss(torch.autograd.Function):
                 d_hidden[part] = p @ weight.to(p.dtype)
             if d_weight is not None:
                 if p.dtype == d_weight.dtype:
-                    d_weight.addmm_(p.t(), hidden[part])
+                    d_weight.addmm_(p.t(), hidden[part], alpha=1 / over)
                 else:  # in the dtype of the forward pass, as autocast does: a GPU is slow in float32
-                    d_weight += p.t() @ hidden[part]
+                    d_weight.add_(p.t() @ hidden[part], alpha=1 / over)
             del p  # else two chunks are alive while the next one is made
+        if d_hidden is not None:
+            d_hidden.div_(over)
         ctx.save_for_backward(d_hidden, d_weight)  # type: ignore[arg-type]
-        return total
+        return total / over
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        d_hidden, d_weight = (None if d is None else d * scale for d in ctx.saved_tensors)
-        return d_hidden, d_weight, None, None
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        d_hidden, d_weight = ctx.saved_tensors
+        if scale.device.type != "cpu" or float(scale) != 1:  # a GPU would have to wait for the answer
+            d_hidden, d_weight = (None if d is None else d * scale for d in (d_hidden, d_weight))
+        return d_hidden, d_weight, None, None, None
 
 
 def _softmax(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,4 +21,4 @@ from metier.train.batches import Batch
 def loss(model: nn.Module, batch: Batch) -> Tensor:
     """The batch's part of the step's mean, in nats per token: a scalar."""
     picked = lm_loss.supervised(model, batch.input_ids, batch.labels, batch.position_ids)
-    return picked.loss(batch.weights(picked.rows)) / max(batch.weight_in_step, 1e-9)
+    return picked.loss(batch.weights(picked.rows), max(batch.weight_in_step, 1e-9))
