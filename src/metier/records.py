@@ -67,9 +67,9 @@ class Records:
     def where(self, mask: Sequence[bool]) -> Records:
         return Records(self.table.filter(pa.array(mask, pa.bool_())))
 
-    def with_column(self, name: str, values: Sequence[Any] | pa.Array) -> Records:
+    def with_column(self, name: str, values: Sequence[Any] | pa.Array | pa.ChunkedArray) -> Records:
         """The records with one column added or replaced."""
-        array = values if isinstance(values, pa.Array) else pa.array(values)
+        array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
         if name in self.columns:
             return Records(self.table.set_column(self.columns.index(name), name, array))
         return Records(self.table.append_column(name, array))

@@ -43,10 +43,10 @@ def run(
     data: Records, whole: Records | None = None, *, dev: Share = 0.1, test: Share = 0.2, seed: Seed = 0,
     by: str | None = None, work: Work,
 ) -> Records:  # fmt: skip
-    owner, names = owners(data, by)
+    owner, first = owners(data, by)
     files = work.folder / "common"
     found = leakfree.assign(
-        owner, lambda number: str(names[number]), functools.partial(_documents, data, owner),
+        owner, lambda number: str(_names(data, by, first[[number]])[0]), functools.partial(_documents, data, owner),
         functools.partial(_said, data), dev=dev, test=test, seed=seed, folder=files,
     )  # fmt: skip
     if not found.bytes.any():
@@ -67,32 +67,27 @@ def run(
         )
     shutil.rmtree(files, ignore_errors=True)
     ids = data.array("id")
-    marked = data.with_column("split", _named(pa.array(leakfree.SIDES), found.side))
-    marked = marked.with_column("group", _groups(names, found))
+    sides = pa.array(leakfree.SIDES).take(pa.array(found.side, mask=found.side < 0))
+    marked = data.with_column("split", sides).with_column("group", _groups(data, by, first, found))
     kept = _drops.without(marked, {ids[row].as_py(): why for row, why in found.dropped.items()}, work, "split")
     work.log(event="split", naive=naive, how=found.how, residual=found.residual, notes=found.notes, bytes=sizes,
-             groups=len(np.unique(_joined(found)[found.side >= 0])), documents=len(names))  # fmt: skip
+             groups=len(np.unique(_joined(found)[found.side >= 0])), documents=len(first))  # fmt: skip
     return kept
 
 
-def owners(data: Records, by: str | None) -> tuple[Array, pa.Array]:
-    """The number of each record's document [records], and the documents' names in their order."""
+def owners(data: Records, by: str | None) -> tuple[Array, Array]:
+    """The number of each record's document [records], in the order of their names, and the first row of each."""
     if by is not None:
         data.array(by)  # an error where there is none
-    keys = np.empty(len(data), np.uint64)
-    for row, name in enumerate(_belongs(data, by)):
-        keys[row] = digest(name.encode("utf-8", "surrogatepass"))
-    _, first, at = np.unique(keys, return_index=True, return_inverse=True)
-    del keys
-    wanted = np.zeros(len(data), bool)
-    wanted[first] = True
-    names = pa.array((name for name, new in zip(_belongs(data, by), wanted.tolist(), strict=True) if new), pa.string())
-    order = pc.sort_indices(names).to_numpy()
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.arange(len(order))  # of a document by its first record
-    number = np.empty(len(order), np.int32)
-    number[np.argsort(first)] = rank
-    return number[at], names.take(pa.array(order))
+    if (by or "document") not in data.columns:  # every record is one
+        first = pc.sort_indices(data.array("id")).to_numpy().astype(np.int32)
+        return _rank(first), first
+    keys = np.concatenate([np.array([digest(name.encode("utf-8", "surrogatepass")) for name in found], np.uint64)
+                           for found in _belongs(data, by)])  # fmt: skip
+    _, rows, at = np.unique(keys, return_index=True, return_inverse=True)
+    rows, at = rows.astype(np.int32), at.astype(np.int32)
+    order = pc.sort_indices(_names(data, by, rows)).to_numpy().astype(np.int32)
+    return _rank(order)[at], rows[order]
 
 
 def said(row: Row) -> str:
@@ -104,14 +99,29 @@ def said(row: Row) -> str:
     })  # fmt: skip
 
 
-def _belongs(data: Records, by: str | None) -> Iterator[str]:
-    """The document of each record: what stands in the column, or the record itself."""
+def _belongs(data: Records, by: str | None) -> Iterator[list[str]]:
+    """The document of each record of a batch: what stands in the column, or the record itself."""
     column = by or "document"
     columns = ["id", column] if column in data.columns else ["id"]
     for batch in data.table.select(list(dict.fromkeys(columns))).to_batches(max_chunksize=ROWS_A_BATCH):
-        for row in batch.to_pylist():
-            belongs = row.get(column)
-            yield row["id"] if belongs is None else str(belongs)
+        yield [row["id"] if row.get(column) is None else str(row[column]) for row in batch.to_pylist()]
+
+
+def _names(data: Records, by: str | None, rows: Array) -> pa.ChunkedArray:
+    """The documents that the rows belong to."""
+    if (by or "document") not in data.columns:
+        return data.array("id").take(pa.array(rows))
+    columns = Records(data.table.select(list(dict.fromkeys(["id", by or "document"]))))
+    parts = [rows[start : start + ROWS_A_BATCH] for start in range(0, len(rows), ROWS_A_BATCH)]
+    found = [pa.array(next(_belongs(columns.take(part.tolist()), by)), pa.string()) for part in parts]
+    return pa.chunked_array(found, pa.string())
+
+
+def _rank(order: Array) -> Array:
+    """At which place of the order each one stands."""
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank
 
 
 def _said(data: Records) -> Iterator[tuple[int, str]]:
@@ -147,15 +157,11 @@ def _joined(found: leakfree.Assignment) -> Array:
     return found.group.astype(np.int64) * (leakfree.SECTIONS * 2 + 1) + found.section + 1
 
 
-def _groups(names: pa.Array, found: leakfree.Assignment) -> pa.Array:
+def _groups(data: Records, by: str | None, first: Array, found: leakfree.Assignment) -> pa.ChunkedArray:
     """The name of every record's group: its first document, or a section of a document."""
-    plain = _named(names, np.where(found.side >= 0, found.group, -1))
+    plain = _names(data, by, first[found.group])
     if found.how == "groups":
         return plain
     parts = pa.array(found.section, mask=found.section < 0).cast(pa.string())
-    return pc.if_else(parts.is_null(), plain, pc.binary_join_element_wise(plain, parts, "/"))
-
-
-def _named(names: pa.Array, numbers: Array) -> pa.Array:
-    """The name of each number; null below 0."""
-    return names.take(pa.array(numbers, pa.int32(), mask=numbers < 0))
+    plain = plain.combine_chunks()
+    return pa.chunked_array([pc.if_else(parts.is_null(), plain, pc.binary_join_element_wise(plain, parts, "/"))])

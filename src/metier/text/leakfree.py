@@ -110,7 +110,7 @@ def assign(
         repeats = np.flatnonzero((side == name) & (own.repeated(side, name, others) > REPEATED))
         side[repeats] = DROPPED
         dropped |= dict.fromkeys(repeats.tolist(), REPEATS[name])
-    group = owner if how == "sections" else groups[owner].astype(np.int32)
+    group = owner if how == "sections" else groups[owner]
     residual = {SIDES[name]: own.overlap(side, name, TRAIN) for name in (TEST, DEV)}
     return Assignment(side, group, section, own.bytes, dropped, how, residual, notes)
 
@@ -147,9 +147,9 @@ def deal(sizes: Array, *, dev: float, test: float, seed: int) -> Array:
 
     ``sizes`` [groups] in bytes; the order they are tried in is drawn by the seed.
     """
-    mixed = array("q", range(len(sizes)))
+    mixed = array("i", range(len(sizes)))
     random.Random(seed).shuffle(mixed)  # type: ignore[arg-type]
-    order, total = np.array(mixed), int(sizes.sum())
+    order, total = np.frombuffer(mixed, np.int32), int(sizes.sum())
     side = np.zeros(len(sizes), np.int8)
     for name, share, least in ((TEST, test, LEAST_GROUPS), (DEV, dev, 3)):
         target = share * total
@@ -198,18 +198,17 @@ def sections(count: int, *, dev: float, test: float, seed: int) -> tuple[Array, 
 
 def _groups(common: Common, use: Array, pairs: tuple[Array, Array, Array] | None) -> tuple[Array, tuple[float, int]]:
     """Of every document in ``use``, the first document of its group; and the rule that made the groups."""
-    total = common.bytes[use].sum()
-    labels = np.arange(common.count)
-    most = RULES[0][1]
+    total, most = common.bytes[use].sum(), RULES[0][1]
     for rule in RULES:
         if pairs is None or rule[1] != most:
             pairs, most = common.pairs(rule[1], use), rule[1]
         i, j, n = pairs
         tied = n > rule[0] * np.minimum(common.lengths[i], common.lengths[j])
-        graph = sparse.coo_array((tied[tied], (i[tied], j[tied])), shape=(common.count, common.count))
-        labels = csgraph.connected_components(graph, directed=False)[1]
-        largest = np.bincount(labels[use], common.bytes[use], minlength=1).max()
-        if not tied.any() or largest <= LARGEST * total:
+        own, at = np.unique(np.concatenate([i[tied], j[tied]]), return_inverse=True)  # the others stand alone
+        graph = sparse.coo_array((np.ones(tied.sum()), at.reshape(2, -1)), shape=(len(own), len(own)))
+        labels = csgraph.connected_components(graph, directed=False)[1]  # 0, 1, 2 … in the order of their first
+        if not len(own) or np.bincount(labels, common.bytes[own]).max() <= LARGEST * total:
             break
-    _, first, at = np.unique(labels, return_index=True, return_inverse=True)
-    return first[at], rule
+    groups = np.arange(common.count, dtype=np.int32)
+    groups[own] = own[np.unique(labels, return_index=True)[1]][labels]
+    return groups, rule
