@@ -17,7 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = HERE / "results.json"
-MODULES = ("commands", "loss_memory", "generation", "choice", "duplicates", "ingest", "training", "preflight")
+MODULES = (
+    "commands", "loss_memory", "lomo", "generation", "choice", "duplicates", "ingest", "training",
+    "gradient_masks", "sparse", "preflight",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -57,11 +60,14 @@ def table(rows: list[Row]) -> None:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The table as it stands in README.md."""
-    lines = ["| work | against | ratio (range) | bar |", "|---|---|---|---|"]
-    for r in rows:
-        missed = " (missed)" if r.met is False else ""
-        lines.append(f"| {r.work} | {r.against} | {r.ratio:.2f} ({r.low:.2f}–{r.high:.2f}) | {r.bar}{missed} |")
+    """The rows with a bar, as they stand in README.md, by machine."""
+    lines = []
+    for on in dict.fromkeys(r.machine for r in rows if r.bar):
+        lines += [f"| on {on} | against | ratio (range) | bar |", "|---|---|---|---|"]
+        for r in (r for r in rows if r.bar and r.machine == on):
+            missed = " (missed)" if r.met is False else ""
+            ranged = f" ({r.low:.2f}–{r.high:.2f})" if r.low != r.high else ""
+            lines.append(f"| {r.work} | {r.against} | {r.ratio:.2f}{ranged} | {r.bar}{missed} |")
     return "\n".join(lines)
 
 

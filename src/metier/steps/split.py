@@ -49,6 +49,7 @@ def run(
         owner, lambda number: str(_names(data, by, first[[number]])[0]), functools.partial(_documents, data, owner),
         functools.partial(_said, data), dev=dev, test=test, seed=seed, folder=files,
     )  # fmt: skip
+    pa.default_memory_pool().release_unused()  # or it keeps sixty bytes a record for itself
     if not found.bytes.any():
         raise MetierError(f"split: the records hold no text, messages or prompt; they have: {', '.join(data.columns)}")
     if by is not None and found.how == "sections":
@@ -81,6 +82,7 @@ def owners(data: Records, by: str | None) -> tuple[Array, Array]:
         data.array(by)  # an error where there is none
     if (by or "document") not in data.columns:  # every record is one
         first = pc.sort_indices(data.array("id")).to_numpy().astype(np.int32)
+        pa.default_memory_pool().release_unused()
         return _rank(first), first
     keys = np.concatenate([np.array([digest(name.encode("utf-8", "surrogatepass")) for name in found], np.uint64)
                            for found in _belongs(data, by)])  # fmt: skip
@@ -115,6 +117,22 @@ def _names(data: Records, by: str | None, rows: Array) -> pa.ChunkedArray:
     parts = [rows[start : start + ROWS_A_BATCH] for start in range(0, len(rows), ROWS_A_BATCH)]
     found = [pa.array(next(_belongs(columns.take(part.tolist()), by)), pa.string()) for part in parts]
     return pa.chunked_array(found, pa.string())
+
+
+def _changed(names: pa.ChunkedArray, rows: Array) -> pa.ChunkedArray:
+    """``names.take(rows)`` where nearly all stay where they are: what does not change is not copied."""
+    parts, start = [], 0
+    for chunk in names.chunks:
+        own = rows[start : start + len(chunk)]
+        moved = np.flatnonzero(own != np.arange(start, start + len(chunk))).tolist()
+        start += len(chunk)
+        if moved:
+            words = chunk.to_pylist()
+            for at in moved:
+                words[at] = names[int(own[at])].as_py()
+            chunk = pa.array(words, names.type)
+        parts.append(chunk)
+    return pa.chunked_array(parts, names.type)
 
 
 def _rank(order: Array) -> Array:
@@ -159,9 +177,10 @@ def _joined(found: leakfree.Assignment) -> Array:
 
 def _groups(data: Records, by: str | None, first: Array, found: leakfree.Assignment) -> pa.ChunkedArray:
     """The name of every record's group: its first document, or a section of a document."""
-    plain = _names(data, by, first[found.group])
+    rows = first[found.group]
     if found.how == "groups":
-        return plain
+        return _names(data, by, rows) if (by or "document") in data.columns else _changed(data.array("id"), rows)
+    plain = _names(data, by, rows)
     parts = pa.array(found.section, mask=found.section < 0).cast(pa.string())
     plain = plain.combine_chunks()
     return pa.chunked_array([pc.if_else(parts.is_null(), plain, pc.binary_join_element_wise(plain, parts, "/"))])

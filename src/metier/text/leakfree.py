@@ -89,12 +89,12 @@ def assign(
     section = np.full(len(owner), -1, np.int16)
     stays = ~gone[owner]
     dropped = {int(row): f"document repeats text of {names(inside[int(owner[row])])}" for row in np.flatnonzero(~stays)}
-    members = np.unique(groups[~gone])
+    members = np.flatnonzero((groups == np.arange(count, dtype=np.int32)) & ~gone).astype(np.int32)
     how: Literal["groups", "sections"] = "groups" if len(members) >= LEAST_GROUPS else "sections"
     if how == "groups":
-        dealt = np.full(count, DROPPED, np.int8)
-        whole = np.bincount(groups[~gone], sizes[~gone], count)[members].astype(np.int64)
-        dealt[members] = deal(whole, dev=dev, test=test, seed=seed)
+        dealt, whole = np.full(count, DROPPED, np.int8), np.zeros(count, np.int64)
+        np.add.at(whole, groups[~gone], sizes[~gone])
+        dealt[members] = deal(whole[members], dev=dev, test=test, seed=seed)
         side[stays] = dealt[groups[owner[stays]]]
     else:
         notes.append(f"{len(members)} independent document{'s' * (len(members) != 1)}: split by contiguous sections "
