@@ -174,6 +174,8 @@ EXTRAS = {
     "fastapi": "serve",
     "ray": "ray",
     "flwr": "federated",
+    "trl": "rl",
+    "datasets": "rl",
     "llama_cpp": "gguf",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -123,7 +124,8 @@ def _trained(call: Call, path: str) -> tuple[int, int] | None:
         given = Network(network, cast(Any, None), Model(Path(path), ""))
         module = slot.function(given, **slot.arguments).network.module
         whole = type(module).__module__.partition(".")[0] != "peft"
-        return size.trained(module, *_at_once(call)), size.written(module, whole)
+        fused = hasattr(sys.modules[call.arguments["optimizer"].function.__module__], "backward")
+        return size.trained(module, *_at_once(call), fused=fused), size.written(module, whole)
     except Exception:  # a method may look at weights or tokens, which shapes have none of: the run will tell
         return None
 

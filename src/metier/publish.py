@@ -21,8 +21,8 @@ import metier
 from metier import report
 from metier.artefacts import Model, Report
 from metier.disk import MARK, unwritable, write_json
+from metier.lm import bottleneck, load, merged
 from metier.lm import gguf as gguf_file
-from metier.lm import load, merged
 from metier.options import MetierError
 from metier.store import Store, Work, home, replacing
 
@@ -75,6 +75,7 @@ def facts(model: Model, verdict: Report, above: Sequence[Any]) -> dict[str, Any]
             "name": name,
             "digest": model.digest,
             "base_digest": model.base.digest if model.base else None,
+            "form": "dense" if model.base is None else "bottlenecks" if bottleneck.lies_in(model.path) else "adapter",
             "hub": load.EMBEDDED[name][2] if name in load.EMBEDDED else None,
             "licence": start.notes.get("licence"),
             "converted_from": start.notes.get("converted_from"),

@@ -141,6 +141,10 @@ def _bound(value: Any) -> Any:
 
 def _argument(name: str, owner: str, parameter: Parameter, value: Any, above: Mapping[str, Call]) -> Any:
     if parameter.kind == "method":
+        several = list in _origins(parameter.annotation)
+        if value is not None and isinstance(value, list) != several:
+            wanted = "a list of methods" if several else "one method"
+            raise MetierError(f"{owner}: '{parameter.name}' must be {wanted}, got {value!r}")
         return _method_argument(name, owner, parameter, value, above)
     if parameter.kind == "artefact":
         return _artefact_argument(name, owner, parameter, value, above)

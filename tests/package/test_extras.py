@@ -24,6 +24,11 @@ class Gone:
 sys.meta_path.insert(0, Gone())
 main()
 """
+REWARDED = (
+    "base: {use: model, path: smollm2}\n"
+    "sums: {use: tasks.arithmetic}\n"
+    "made: {use: train.loop.reinforce, model: $base, data: $sums, steps: 1}\n"
+)
 # What needs an extra, and a recipe that reaches it.
 USERS = {
     "evaluate/generation.py": (
@@ -34,6 +39,8 @@ USERS = {
     ),
     "lm/endpoint.py": ("openai", "writer: {use: endpoint, model: some-model, url: 'http://localhost:8000/v1'}\n"),
     "lm/_faults.py": ("openai", "writer: {use: endpoint, model: some-model, url: 'http://localhost:8000/v1'}\n"),
+    "train/loop/reinforce.py": ("datasets", REWARDED),
+    "train/loop/_rewarded.py": ("trl", REWARDED),
     "tasks/lm_eval.py": ("lm_eval", "arc: {use: tasks.lm_eval, names: [arc_easy]}\n"),
 }
 

@@ -136,6 +136,26 @@ def test_an_unknown_number_stops_it_with_the_first_cell(tmp_path: Path, model: P
     assert [s.name for s in steps].count("report") == 1
 
 
+@pytest.mark.parametrize("metric", ["texts.bits_per_byte", "texts.bits_per_bite"])
+def test_measures_that_a_report_makes_are_known_with_the_first_cell(
+    tmp_path: Path, model: Path, documents: Path, metric: str
+) -> None:
+    path = written(tmp_path, model, documents, {
+        "{use: evaluate.compare, chats: {expert: $expert}, tasks: [$domain]}":
+        "{use: evaluate.perplexity, chats: {expert: $expert}, data: $divided.test}",
+        "metric: domain.bits_per_byte": f"metric: {metric}", "seeds: [0, 1]": "seeds: [0]",
+        "grid:\n  expert.optimizer.lr: [1e-3, 1e-2]\n": "",
+    })  # fmt: skip
+    if metric.endswith("bite"):
+        with pytest.raises(
+            MetierError, match=r"has no metric 'texts\.bits_per_bite'; did you mean 'texts\.bits_per_byte'"
+        ):
+            study.run(path, store=Store(tmp_path / "store"))
+    else:
+        claim = study.run(path, store=Store(tmp_path / "store"))["claims"][0]
+        assert [c["metric"] for c in claim["comparisons"]] == [metric] and not claim.get("missing")
+
+
 def test_an_arm_may_take_another_model_and_costs_count(tmp_path: Path, model: Path, documents: Path) -> None:
     """`$reference` override: the untrained arm runs no training, and a cost is a metric over seeds."""
     path = written(tmp_path, model, documents, {

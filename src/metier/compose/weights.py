@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from metier.artefacts import Model
 from metier.disk import write_json
+from metier.lm import bottleneck
 from metier.options import MetierError
 
 SHARD = 4 << 30  # bytes of a file
@@ -71,6 +72,7 @@ class Weights:
     """
 
     def __init__(self, model: Model) -> None:
+        bottleneck.refuse("model", model)
         self.model = model
         chain = [model]
         while chain[-1].base is not None:

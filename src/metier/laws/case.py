@@ -19,13 +19,12 @@ from metier.catalogue import Method
 from metier.disk import files_digest, text_digest
 from metier.evaluate import compare, generation
 from metier.infer.context import passages
-from metier.laws import given, toy
+from metier.laws import filled, given, toy
 from metier.lm import load
 from metier.lm.chat import Chat, Sampling
 from metier.options import Bound, Parameter
 from metier.store import Progress, Work, silent
 from metier.tasks import general
-from metier.train.setup import method as bound_method
 from metier.worlds import facts
 from metier.worlds.facts import World
 from metier.worlds.writer import Scripted
@@ -46,6 +45,13 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._made: dict[str, Any] = {}
+
+    def made(self, name: str) -> Any:
+        """What the method of this name gives on the bench, made once."""
+        if name not in self._made:
+            self._made[name] = Case(catalogue.methods()[name], self).run(self.folder / "made" / name)
+        return self._made[name]
 
     @functools.cached_property
     def model(self) -> Model:
@@ -103,6 +109,12 @@ class Bench:
         forms = whole.records.where([m == "form" for m in whole.records.column("measure")])
         return dataclasses.replace(whole, records=forms)
 
+    @functools.cached_property
+    def problems(self) -> Task:
+        """Prompts to be answered and graded in training; some replies of the toy come to an end by themselves."""
+        records = self.written.records
+        return dataclasses.replace(self.written, records=records.with_column("split", ["train"] * len(records)))
+
     @property
     def chats(self) -> dict[str, Chat]:
         return {"base": load.open(self.model), "expert": load.open(self.other)}
@@ -153,14 +165,14 @@ class Case:
     @property
     def example(self) -> dict[str, Any]:
         """What the file gives for options (and inputs) without a default."""
-        found = _filled(getattr(self.file, "EXAMPLE", {}), self.bench)
+        found = filled.example(getattr(self.file, "EXAMPLE", {}), self.bench)
         assert isinstance(found, dict)
         return found
 
     def bound(self, **changed: Any) -> Bound:
         """The method for a slot, with its EXAMPLE."""
         known = {p.name: p for p in options.parameters(self.function) if p.option}
-        values = {k: v for k, v in (self.example | changed).items() if k in known}
+        values = {k: filled.methods(known[k], v) for k, v in (self.example | changed).items() if k in known}
         work = Work(self.bench.folder / "made" / self.method.name)
         for name, parameter in known.items():
             if name not in values and parameter.required and parameter.kind == "artefact":
@@ -170,13 +182,13 @@ class Case:
     def inputs(self, work: Work, **changed: Any) -> dict[str, Any]:
         """Every argument of the method: from ``changed``, its EXAMPLE, or the bench."""
         own = self.example | changed
-        filled: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for parameter in options.parameters(self.function):
             word = isinstance(own.get(parameter.name), str)  # the same name may be a word in another verb of the file
             if parameter.name in own and not (word and parameter.kind == "artefact"):
-                filled[parameter.name] = own[parameter.name]
+                found[parameter.name] = own[parameter.name]
             elif parameter.kind == "work":
-                filled[parameter.name] = work
+                found[parameter.name] = work
             elif parameter.kind == "spread":
                 setup = spread_class(parameter)
                 fields = {f.name for f in options.fields(setup)}
@@ -185,13 +197,12 @@ class Case:
                     del known["steps"]
                 if "step_tokens" in own:
                     del known["batch"]
-                filled[parameter.name] = setup(**known, work=work)
+                found[parameter.name] = setup(**known, work=work)
             elif parameter.required:
-                filled[parameter.name] = self._found(parameter, work)
-            elif parameter.kind == "method" and isinstance(parameter.default, str):
-                room = options.room_of(parameter.annotation)
-                filled[parameter.name] = bound_method(room, catalogue.ROOMS[room], parameter.default)
-        return filled
+                found[parameter.name] = self._found(parameter, work)
+            elif parameter.kind == "method":
+                found[parameter.name] = filled.methods(parameter, parameter.default)
+        return found
 
     def run(self, folder: Path, progress: Progress = silent, **changed: Any) -> Any:
         """The method's result on the bench."""
@@ -247,23 +258,6 @@ def answers(chat: Chat) -> list[str]:
     if chat.access in ("logits", "weights"):
         said += [f"{found.sum:.4f}" for found in chat.logprobs(PROMPTS, CONTINUATIONS)]
     return said
-
-
-def _filled(value: Any, bench: Bench) -> Any:
-    """``{documents}`` inside a text is a place of the bench; ``$records`` and ``$records.dev`` are its artefacts."""
-    if isinstance(value, str) and value.startswith("$"):
-        name, _, part = value[1:].partition(".")
-        found = getattr(bench, name)
-        return found.part(part) if part else found
-    if isinstance(value, str):
-        for name, place in bench.places.items():
-            value = value.replace(f"{{{name}}}", place)
-        return value
-    if isinstance(value, dict):
-        return {k: _filled(v, bench) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_filled(v, bench) for v in value]
-    return value
 
 
 def artefacts(value: Any) -> list[Any]:

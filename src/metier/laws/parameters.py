@@ -11,12 +11,12 @@ from metier.artefacts import Model
 from metier.laws._training import CPU, Interrupt, Stopping, logits
 from metier.laws.case import TRAINING, Case
 from metier.lm import load
+from metier.options import Bound
 from metier.store import Progress, Work, silent
 from metier.train.loop import sft
 from metier.train.setup import Network, Setup, Trainable
 from metier.train.setup import method as bound_method
-
-ADAMW = bound_method("train.optimizer", "optimizer", "adamw", lr=1e-2)
+from metier.train.slots import needs_of
 
 
 def the_model_is_the_same_before_the_first_step(case: Case) -> None:
@@ -43,7 +43,7 @@ def what_is_frozen_stays_bit_for_bit(case: Case, folder: Path) -> None:
     held: dict[str, tuple[Tensor, Tensor]] = {
         n: (p, p.detach().clone()) for n, p in trainable.network.module.named_parameters()
     }
-    optimizer = ADAMW(trainable.groups)
+    optimizer = _optimizer(case)(trainable.groups)
     for _ in range(3):
         optimizer.zero_grad(set_to_none=True)
         trainable.network.module(input_ids=torch.arange(3, 23)[None], labels=torch.arange(3, 23)[None]).loss.backward()
@@ -73,6 +73,12 @@ def _prepared(case: Case, network: Network) -> Trainable:
     return trainable
 
 
+def _optimizer(case: Case) -> Bound:
+    """AdamW, or the one that the method needs."""
+    name = needs_of(case.bound()).get("optimizer", "adamw")
+    return bound_method("train.optimizer", "optimizer", name, lr=1e-2)
+
+
 def _trained(case: Case, folder: Path, progress: Progress = silent) -> Model:
-    slots = {"parameters": case.bound(), "optimizer": ADAMW}
+    slots = {"parameters": case.bound(), "optimizer": _optimizer(case)}
     return sft.train(case.bench.model, case.bench.records, Setup(**TRAINING, **slots, work=Work(folder, progress)))  # type: ignore[arg-type]

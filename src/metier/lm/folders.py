@@ -10,15 +10,17 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 from transformers.models.auto import configuration_auto, modeling_auto
 
-from metier.lm import heads
+from metier.lm import bottleneck, heads
 from metier.lm.loss import CLASSIFIERS
 from metier.options import MetierError
 
+ADAPTERS = {"adapter_config.json": "adapter_model.safetensors", bottleneck.FILE: bottleneck.WEIGHTS}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").exists()
+    """Whether it sits on another model: an adapter of peft, or bottlenecks."""
+    return any((folder / name).exists() for name in ADAPTERS)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -27,8 +29,9 @@ def has_tokenizer(folder: Path) -> bool:
 
 def base_of(folder: Path, path: str) -> str:
     """The name of the model an adapter sits on: beside the adapter, where it was trained, or what its report names."""
-    config = _json(folder / "adapter_config.json", path)
-    if not (folder / "adapter_model.safetensors").exists():
+    name = next(name for name in ADAPTERS if (folder / name).exists())
+    config = _json(folder / name, path)
+    if not (folder / ADAPTERS[name]).exists():
         raise MetierError(f"model: '{path}' holds an adapter without safetensors weights (pickle files are not loaded)")
     named = config.get("base_model_name_or_path")
     if not named:
@@ -44,6 +47,8 @@ def base_of(folder: Path, path: str) -> str:
 
 def adapter_head(folder: Path, path: str) -> Literal["text", "labels"]:
     _whole(folder, path)
+    if bottleneck.lies_in(folder):
+        return "labels" if (folder / heads.LABELS).exists() else "text"
     if _json(folder / "adapter_config.json", path).get("task_type") != "SEQ_CLS":
         return "text"
     if not (folder / heads.LABELS).exists():

@@ -1,7 +1,7 @@
 """From a name to a Model, from a Model to a network or a Chat.
 
-A name is `smollm2` (embedded in a package), a transformers or peft folder, or a model of the hub. Weights are read
-from safetensors only; code that a model brings is never run.
+A name is `smollm2` (embedded in a package), a transformers or peft folder, one with bottlenecks, or a model of the hub.
+Weights are read from safetensors only; code that a model brings is never run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
 from metier.artefacts import Model
 from metier.disk import files_digest, text_digest, writing
-from metier.lm import folders, heads, tokens
+from metier.lm import bottleneck, folders, heads, tokens
 from metier.lm.chat import Chat, TransformersChat
 from metier.options import MetierError
 from metier.store import Bar, Store, Work, home, replacing
@@ -81,8 +81,9 @@ def fingerprint(path: str) -> str:
 def open(model: Model) -> Chat:
     """A Chat; its weights are loaded when it is first asked and let go by ``close``.
 
-    An adapter is folded in: its thin products would make every answer a third slower. A classifier is a Chat whose only
-    words are its labels. Raises MetierError for a head that is no Chat.
+    An adapter is folded in: its thin products would make every answer a third slower. Bottlenecks stay, since no matrix
+    can stand for them. A classifier is a Chat whose only words are its labels.
+    Raises MetierError for a head that is no Chat.
     """
     if model.head == "labels":
         return heads.LabelChat(model.digest, heads.labels_of(model), lambda: network(model, merged=True))
@@ -96,15 +97,18 @@ def network(
 ) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:  # fmt: skip
     """The network in eval mode and its tokenizer; on the GPU when there is one.
 
-    Its adapter, if it has one, lies over it, or is folded into the weights when ``merged``.
+    Its adapter, if it has one, lies over it, or is folded into the weights when ``merged``; bottlenecks always stay.
     """
     found: Any
     if model.base is not None:
         found, tokenizer = network(model.base, dtype, merged=True)
         if model.head == "labels" and model.base.head == "text":
             found = heads.attach(found, tokenizer, heads.labels_of(model))[0]
-        found = PeftModel.from_pretrained(found, str(model.path))
-        found = found.merge_and_unload() if merged and _foldable(found) else found
+        if bottleneck.lies_in(model.path):
+            bottleneck.load(found, model.path)
+        else:
+            found = PeftModel.from_pretrained(found, str(model.path))
+            found = found.merge_and_unload() if merged and _foldable(found) else found
     else:
         kind = torch.bfloat16 if dtype == "bf16" else torch.float32
         auto = AutoModelForSequenceClassification if model.head == "labels" else AutoModelForCausalLM

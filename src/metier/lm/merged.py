@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from metier.artefacts import Model
-from metier.lm import load
+from metier.lm import bottleneck, load
 from metier.options import MetierError
 
 AGREE = 0.99  # share of next tokens that must be the same; float32 sums in another order may flip a near tie
@@ -24,8 +24,10 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     """Writes a dense transformers folder and returns how close it is to the unmerged model.
 
     ``max_logit_change`` is the largest absolute difference of any logit, ``token_agreement`` the share of positions
-    with the same likeliest next token. Raises MetierError when the two disagree.
+    with the same likeliest next token. Raises MetierError when the two disagree, or what lies over the model cannot be
+    folded in.
     """
+    bottleneck.refuse("export", model)
     network, tokenizer = load.network(model)
     batch = [tokenizer(text, return_tensors="pt")["input_ids"].to(network.device) for text in TEXTS]
     before = [_logits(network, ids) for ids in batch]

@@ -1,4 +1,4 @@
-"""Text in pieces → tokens of which none runs across a border, and where in the text each begins."""
+"""Text in pieces → tokens of which none runs across a border, and where in the text each stands."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from metier.options import MetierError
 
 CUT = "\ufdd0"  # no character of any text; stands where no token may run across
 CONTEXT = 64  # characters before a cut that decide how the text behind it is tokenised: a special token and a word
-Tokens = list[tuple[int, int]]  # (id, number of its first character)
+Tokens = list[tuple[int, int, int]]  # (id, number of its first character, and of the one behind its last)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a text, without the special tokens a tokenizer puts around it; those written in it are kept."""
-    return [i for i, _ in _encoded(tokenizer, [text], False)[0]]
+    return _ids(_encoded(tokenizer, [text], False)[0])
 
 
 def cut_up(text: str, cuts: Sequence[int]) -> list[str]:
@@ -30,56 +30,60 @@ def pieces_ids(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str]) -> lis
 
     A piece is tokenised as it is behind what precedes it: a sentencepiece model puts a space before a text of its own.
     """
-    return [[i for i, _ in piece] for piece in _pieces(tokenizer, pieces, False)]
+    return [_ids(piece) for piece in _pieces(tokenizer, pieces, False)]
 
 
-def pieces_places(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str]) -> list[int]:
-    """Where each of the same tokens begins, counted in characters of the joined pieces without their cuts.
+def pieces_spans(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str]) -> list[tuple[int, int]]:
+    """Where each of the same tokens begins and ends, counted in characters of the joined pieces without their cuts.
 
-    Raises MetierError for a tokenizer that does not tell.
+    The tokens of one character all have its span. Raises MetierError for a tokenizer that does not tell.
     """
     if not tokenizer.is_fast:
         raise MetierError(f"{type(tokenizer).__name__} does not tell where in a text a token stands")
-    return [place for piece in _pieces(tokenizer, pieces, True) for _, place in piece]
+    return [(start, end) for piece in _pieces(tokenizer, pieces, True) for _, start, end in piece]
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str], places: bool) -> list[Tokens]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str], spans: bool) -> list[Tokens]:
     parts = [(number, part) for number, piece in enumerate(pieces) for part in piece.split(CUT) if part]
     text = "".join(part for _, part in parts)
     starts = list(itertools.accumulate((len(part) for _, part in parts), initial=0))
     contexts = [text[max(0, start - CONTEXT) : start] for start in starts[:-1]]
-    joint = _encoded(tokenizer, [c + part for c, (_, part) in zip(contexts, parts, strict=True)], places)
+    joint = _encoded(tokenizer, [c + part for c, (_, part) in zip(contexts, parts, strict=True)], spans)
     ahead = _encoded(tokenizer, contexts, False)
     found: list[Tokens] = [[] for _ in pieces]
     for (number, part), context, start, before, row in zip(parts, contexts, starts[:-1], ahead, joint, strict=True):
-        same = [i for i, _ in row[: len(before)]] == [i for i, _ in before]
-        fresh, first = (row[len(before) :], len(context)) if same else (_alone(tokenizer, part, places), 1)
-        found[number] += [(i, start + place - first) for i, place in fresh]
+        same = _ids(row[: len(before)]) == _ids(before)
+        fresh, first = (row[len(before) :], len(context)) if same else (_alone(tokenizer, part, spans), 1)
+        found[number] += [(i, start + begin - first, start + end - first) for i, begin, end in fresh]
     return found
 
 
-def _alone(tokenizer: PreTrainedTokenizerBase, text: str, places: bool) -> Tokens:
+def _alone(tokenizer: PreTrainedTokenizerBase, text: str, spans: bool) -> Tokens:
     """Tokens of a text whose first characters would join those before it, as they are behind a line break."""
-    line, behind, alone = _encoded(tokenizer, ["\n", "\n" + text, text], places)
-    if [i for i, _ in behind[: len(line)]] == [i for i, _ in line]:
+    line, behind, alone = _encoded(tokenizer, ["\n", "\n" + text, text], spans)
+    if _ids(behind[: len(line)]) == _ids(line):
         return behind[len(line) :]
-    return [(i, place + 1) for i, place in alone]
+    return [(i, begin + 1, end + 1) for i, begin, end in alone]
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], places: bool) -> list[Tokens]:
-    """Places are all 0 unless they are asked for."""
+def _ids(tokens: Tokens) -> list[int]:
+    return [i for i, _, _ in tokens]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], spans: bool) -> list[Tokens]:
+    """Spans are all 0 unless they are asked for."""
     if not texts:
         return []
     try:
         found: Any = tokenizer(
-            list(texts), add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=places
+            list(texts), add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=spans
         )
     except (TypeError, UnicodeEncodeError):  # half of a surrogate pair is no character
         bad = next(t for t in texts if any("\ud800" <= c <= "\udfff" for c in t))
         raise MetierError(f"text with half a character in it cannot be tokenised: {bad[:40]!r}") from None
-    if not places:
-        return [[(i, 0) for i in ids] for ids in found["input_ids"]]
+    if not spans:
+        return [[(i, 0, 0) for i in ids] for ids in found["input_ids"]]
     return [
-        [(i, start) for i, (start, _) in zip(ids, spans, strict=True)]
-        for ids, spans in zip(found["input_ids"], found["offset_mapping"], strict=True)
+        [(i, start, end) for i, (start, end) in zip(ids, stands, strict=True)]
+        for ids, stands in zip(found["input_ids"], found["offset_mapping"], strict=True)
     ]

@@ -50,11 +50,16 @@ def asked(module: nn.Module) -> int:
     return round(LIBRARIES + _weights(module) * FLOAT + ASKED_TOKENS * _width(module) * FLOAT + LOGITS)
 
 
-def trained(module: nn.Module, rows: int, length: int) -> int:
-    """Bytes a process holds that trains the moving weights of ``module`` on [rows, length] tokens at once."""
-    moving = sum(p.numel() for p in module.parameters() if p.requires_grad)
+def trained(module: nn.Module, rows: int, length: int, *, fused: bool = False) -> int:
+    """Bytes a process holds that trains the moving weights of ``module`` on [rows, length] tokens at once.
+
+    ``fused``: the optimizer keeps no state and frees each gradient as it comes; the largest is there twice.
+    """
+    sizes = [p.numel() for p in module.parameters() if p.requires_grad]
+    moving = sum(sizes)
+    held = moving + 2 * max(sizes, default=0) if fused else STATE * moving
     frozen = _weights(module) - moving
-    return round(LIBRARIES + FLOAT * (frozen + STATE * moving) + HEAP * _kept(module, rows, length) + LOGITS)
+    return round(LIBRARIES + FLOAT * (frozen + held) + HEAP * _kept(module, rows, length) + LOGITS)
 
 
 def at_once(module: nn.Module, device: torch.device) -> int:

@@ -153,12 +153,12 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tuple[str, list[str], Conversation]:
-    """A finished conversation as text, cut where a reply begins, and its messages; ``name`` is for error sentences.
+    """A finished conversation as text, cut where a reply begins, and its messages as the template was given them.
 
-    Raises MetierError for roles that do not alternate, and for a template as ``supervised`` says.
+    ``name`` is for error sentences. Raises MetierError for roles that do not alternate, and for a template as
+    ``supervised`` says.
     """
-    signs, given = _signs_of(tokenizer), _alternating(messages, name)
-    guarded = _guarded(tokenizer, given)
+    signs, guarded = _signs_of(tokenizer), _guarded(tokenizer, _alternating(messages, name))
     try:
         whole = _text(tokenizer, guarded, False)
         cuts = []
@@ -174,7 +174,7 @@ def turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tuple
             cuts.append(at)
     except MetierError as error:
         raise MetierError(f"{name}: {error}") from None
-    return whole, cut_up(whole, cuts), given
+    return whole, cut_up(whole, cuts), guarded
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, messages: Any, name: str) -> tuple[list[int], list[int]]:

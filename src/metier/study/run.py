@@ -22,6 +22,7 @@ from metier.study.plan import COSTS, Cell, Claim, Ran, Study, needed
 from metier.study.read import read
 from metier.study.results import scalars
 
+PLAIN = "evaluate.compare"  # asks what its tasks name; others make measures of their own
 FAULTS = (MetierError, ArithmeticError, RuntimeError, ValueError)  # what a method may meet; anything else is a mistake
 
 
@@ -53,7 +54,8 @@ def run(path: Path, out: Path | None = None, store: Store | None = None, show: S
         if ran[-1].error:
             show.cell(f"  failed: {ran[-1].error}")
         elif measured is not None:
-            _refuse_unknown(study, [c for c in study.claims if c.about(cell)], measured | set(dict(scalars(ran[-1]))))
+            told = measured | set(dict(scalars(ran[-1]))) | _told(ran[-1])
+            _refuse_unknown(study, [c for c in study.claims if c.about(cell)], told)
     facts = results.facts(study, ran)
     page.write(place, facts)
     return facts
@@ -88,11 +90,12 @@ def _measured(study: Study, store: Store, show: Show) -> set[str] | None:
     """Makes the tasks, which name their measures, before anything is trained or asked, so that a claim about a measure
     that does not exist stops the study here. None when a task cannot be made: the cells will tell.
     """
-    known = {f"cost.{name}" for name in COSTS}
+    known, own = {f"cost.{name}" for name in COSTS}, False
     for cell in {cell.arm: cell for cell in reversed(study.cells)}.values():
         above = {call.name: call for call in cell.calls}
         for report in (call for call in cell.calls if call.name in study.reports):
             only = report.arguments.get("only")
+            own |= report.method.name != PLAIN
             for task in _tasks(report.arguments, above):
                 inline = [task] if isinstance(task, Call) else []
                 names = [r.name for r in references(task.arguments)] if isinstance(task, Call) else [task.name]
@@ -103,9 +106,16 @@ def _measured(study: Study, store: Store, show: Show) -> set[str] | None:
                     return None
                 asked = {m: how for m, how in made.measures.items() if only is None or m in only}
                 known |= {f"{made.name}.{name}" for name in [*asked, *(how.pool for how in asked.values() if how.pool)]}
-    later = {m for m in study.metrics if m.partition(".")[0] in study.reports}  # numbers are known with the first cell
+    # Numbers of a report, and measures that it makes itself, are known with the first cell.
+    later = {m for m in study.metrics if own or m.partition(".")[0] in study.reports}
     _refuse_unknown(study, study.claims, known | later)
     return known
+
+
+def _told(ran: Ran) -> set[str]:
+    """The measures in the reports of a cell, also those that a method of `evaluate` made."""
+    tasks = [task for report in ran.reports.values() for task in report.numbers.get("tasks", {}).items()]
+    return {f"{name}.{measure}" for name, facts in tasks for measure in facts["measures"]}
 
 
 def _refuse_unknown(study: Study, claims: Sequence[Claim], known: set[str]) -> None:

@@ -149,13 +149,14 @@ def conversations(tokenizer: PreTrainedTokenizerBase, data: Records, length: int
     made = _Rows(data, wanted)
     for record in data:
         ids, labels = tokens.supervised(tokenizer, record)
-        if reason := tokens.unlearnable(labels, length):
-            made.dropped[reason] += 1
-            continue
-        weights = None
-        if wanted.supervise is not None:
+        weights, reason = None, tokens.unlearnable(labels, length)
+        if reason is None and wanted.supervise is not None:
             weights = wanted.supervise(speakers.of(tokenizer, record)).astype(np.float32)
             labels = [i if w > 0 else IGNORED for i, w in zip(ids, weights.tolist(), strict=True)]
+            reason = tokens.unlearnable(labels, length)
+        if reason is not None:
+            made.dropped[reason] += 1
+            continue
         made.add(record, [(ids, labels, weights)], length)
     return made.examples()
 

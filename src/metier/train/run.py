@@ -72,7 +72,9 @@ class Run:
         self.feed = Feed(self.examples, setup, at_once, self.accelerator)
         self.dev = None
         if setup.dev is not None:
-            self.dev = Feed(read(tokenizer, setup.dev, setup.length, PLAIN), setup, at_once, self.accelerator)
+            its = wanted(setup.objective) if self.examples.replies > 1 else PLAIN
+            self.dev = Feed(read(tokenizer, setup.dev, setup.length, its), setup, at_once, self.accelerator)
+            self.looked = spread(self.dev.examples.lengths, setup.dev_tokens)
         self._check_accumulation()
         self.module = self.accelerator.prepare(StepLoss(self.network, setup, self.trainable.penalty))
         # Only now: prepare may have moved the parameters to a device.
@@ -87,11 +89,16 @@ class Run:
         """Counters, optimizer state and the memory of objective and terms as at step 0; weights stay as they are."""
         self.state = State()
         self.optimizer.state.clear()
-        self.memory: dict[str, dict[str, Any]] = {}
-        for place, slot in remembering(self.setup).items():
-            self.memory[place] = begun(
-                slot, self.network, self.feed.stream(self.plan), self.trainable.network.tokenizer
-            )
+        slots, tokenizer = remembering(self.setup), self.trainable.network.tokenizer
+        with precision(self.accelerator.device.type, self.setup.precision):  # a reference is read as it is compared
+            self.memory = {
+                place: begun(slot, self.network, self.feed.stream(self.plan), tokenizer)
+                for place, slot in slots.items()
+            }
+            self.dev_memory: tuple[dict[str, Any], ...] = ()
+            if self.dev is not None and self.dev.examples.replies > 1 and "objective" in slots:
+                stream = self.dev.stream([self.looked])
+                self.dev_memory = (begun(slots["objective"], self.network, stream, tokenizer),)
 
     def step(self) -> dict[str, Any]:
         """One optimizer step; returns its log row. Raises MetierError when the loss diverges."""
@@ -102,7 +109,8 @@ class Run:
         clock = Clock(state.step, len(self.plan), window.epoch, state.tokens + window.tokens, len(batches), optimizer)
         torch.manual_seed(derive(setup.seed, "step", state.step, self.accelerator.process_index))
         # Neither end of the schedule is wasted on a step that does not move.
-        factor = setup.schedule((state.step + 1) / (len(self.plan) + 1))
+        looks = (state.looks,) if takes(setup.schedule, "looks") else ()
+        factor = setup.schedule((state.step + 1) / (len(self.plan) + 1), *looks)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor * group.get("scale", 1.0)
         optimizer.zero_grad(set_to_none=True)
@@ -138,23 +146,33 @@ class Run:
 
     @torch.no_grad()
     def dev_loss(self) -> float:
-        """Mean cross entropy of the supervised tokens of the dev records, in nats, whatever the objective is."""
+        """Mean cross entropy of the supervised tokens of the dev records, in nats, whatever the objective is.
+
+        Of preferences it is the objective itself: the worse replies are not to become likelier.
+        """
         assert self.dev is not None
         self.module.eval()
-        looked = spread(self.dev.examples.lengths, self.setup.dev_tokens)
+        examples, looked = self.dev.examples, self.looked
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for rows in self.dev.cut(looked):
             batch = self.dev.batch(rows, looked)
             with precision(self.accelerator.device.type, self.setup.precision):
-                picked = lm_loss.supervised(self.network, batch.input_ids, batch.labels, batch.position_ids)
-                total += picked.per_token().double().sum()
-        return float(self.accelerator.reduce(total, "sum")) / int(self.dev.examples.targets[looked.rows].sum())
+                if examples.replies > 1:
+                    value = self.setup.objective(self.network, batch, *self.dev_memory)
+                else:
+                    picked = lm_loss.supervised(self.network, batch.input_ids, batch.labels, batch.position_ids)
+                    value = picked.per_token().double().sum()
+                total += value
+        return float(self.accelerator.reduce(total, "sum")) / (
+            1 if examples.replies > 1 else int(examples.targets[looked.rows].sum())
+        )
 
     def look(self) -> bool:
         """Measures the dev loss, logs it, and says whether it is the best so far."""
         state, loss = self.state, self.dev_loss()
         self.log(step=state.step, dev_loss=loss)
         state.evaluated = state.step
+        state.looks.append([state.step / len(self.plan), loss])
         state.first_dev = loss if state.first_dev is None else state.first_dev
         better = state.best_dev is None or loss < state.best_dev
         if better:

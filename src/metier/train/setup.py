@@ -130,7 +130,7 @@ class Setup:
             given["dev"] = values["dev"]
         setup = cls(**given, work=cast(Work, None))
         refuse(setup, owner, slots)
-        suit(setup, owner, getattr(loop, "REPLIES", 1))
+        suit(setup, owner, getattr(loop, "REPLIES", 1), getattr(loop, "SPEAKERS", True))
 
     def once(self, name: str, make: Callable[[Setup], Artefact]) -> Any:
         """What ``make`` gives, made once: after a kill the same call finds it again.

@@ -80,7 +80,8 @@ def refuse(setup: Setup, owner: str, honoured: Sequence[str] = tuple(SLOTS), pro
 
     A slot the loop would ignore is refused, and so is a setting against a method's NEEDS (or ``needs(options)``):
     ``max_grad_norm``, ``gradient_accumulation``, ``processes`` (a number each), ``gradient`` (*whole*), ``update``
-    (*step*: no optimizer that updates inside backward), ``edit`` (*none*), or the name another slot must hold.
+    (*step*: no optimizer that updates inside backward), ``edit`` (*none*), ``dev`` (*given*), ``head`` (*text*: a model
+    that writes, no classifier), or the name another slot must hold.
     Raises MetierError naming the method.
     """
     how_long = [n for n in ("epochs", "steps", "tokens") if getattr(setup, n) is not None]
@@ -101,14 +102,23 @@ def refuse(setup: Setup, owner: str, honoured: Sequence[str] = tuple(SLOTS), pro
                 raise MetierError(f"{name}: runs in {wanted} process, got {processes}")
             if key in ("update", "gradient") and wanted in ("step", "whole") and fuses(setup):
                 raise MetierError(f"{name}: needs whole gradients, which {name_of(setup.optimizer)} never holds")
+            if key == "head" and wanted == "text" and owner == "train.loop.head":
+                raise MetierError(f"{name}: needs a model that writes, and {owner} makes a classifier")
+            if key == "dev" and setup.dev is None:
+                raise MetierError(f"{name}: needs 'dev', the records whose loss is watched")
             if key in SLOTS and name_of(getattr(setup, key)).rpartition(".")[2] != wanted:
                 raise MetierError(f"{name}: needs {key} '{wanted}', got {name_of(getattr(setup, key))}")
 
 
-def suit(setup: Setup, owner: str, replies: int) -> None:
-    """Checks that objective and terms compare as many replies a record as the loop reads. Raises MetierError."""
+def suit(setup: Setup, owner: str, replies: int, speakers: bool = True) -> None:
+    """Checks that objective and terms compare as many replies a record as the loop reads, and that no objective chooses
+    whose words are learnt where a loop does not know of whose. Raises MetierError.
+    """
+    if not speakers and wanted(setup.objective).supervise:
+        words = "chooses whose words are learnt, which is not known of what"
+        raise MetierError(f"{name_of(setup.objective)}: {words} {owner} reads")
     for used in methods_of(setup, ("objective", "terms")):
-        wanted = needs_of(used).get("replies", 1)
-        if wanted != replies:
-            learns = "learns from one reply a record" if wanted == 1 else f"compares {wanted} replies of a record"
+        asked = needs_of(used).get("replies", 1)
+        if asked != replies:
+            learns = "learns from one reply a record" if asked == 1 else f"compares {asked} replies of a record"
             raise MetierError(f"{name_of(used)}: {learns}; {owner} reads {replies}")

@@ -35,6 +35,7 @@ class State:
     best_dev: float | None = None
     best_step: int | None = None
     looks_without_gain: int = 0
+    looks: list[list[float]] = dataclasses.field(default_factory=list)  # [share of the training done, dev loss]
 
 
 def accelerator() -> Accelerator:

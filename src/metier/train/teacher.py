@@ -16,15 +16,19 @@ from metier.train.batches import Batch
 
 
 class Teacher:
-    """Gives the logits of a frozen network where a batch is supervised."""
+    """Tells what a frozen network makes of a batch where it is supervised."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
 
     @torch.no_grad()
+    def read(self, batch: Batch) -> lm_loss.Supervised:
+        """A row a supervised position, in the order of ``lm.loss.supervised``; ``logits`` makes logits of some."""
+        return lm_loss.supervised(self.network, batch.input_ids, batch.labels, batch.position_ids)
+
     def logits(self, batch: Batch) -> Tensor:
-        """[n, vocab], one row a supervised position, in the order of ``lm.loss.supervised``."""
-        return logits(lm_loss.supervised(self.network, batch.input_ids, batch.labels, batch.position_ids))
+        """Of all positions at once: [n, vocab]."""
+        return logits(self.read(batch))
 
 
 def of(student: nn.Module, tokenizer: PreTrainedTokenizerBase, teacher: Model | None, owner: str) -> Teacher:
@@ -43,9 +47,9 @@ def of(student: nn.Module, tokenizer: PreTrainedTokenizerBase, teacher: Model | 
     return Teacher(network.to(next(student.parameters()).device))
 
 
-def logits(picked: lm_loss.Supervised) -> Tensor:
-    """Of the supervised positions, over all words: [n, vocab]."""
+def logits(picked: lm_loss.Supervised, part: slice = slice(None)) -> Tensor:
+    """Of the supervised positions, or of ``part`` of them, over all words: [n, vocab]."""
     if picked.logits is not None:
-        return picked.logits
+        return picked.logits[part]
     assert picked.hidden is not None and picked.head is not None
-    return picked.hidden @ picked.head.to(picked.hidden.dtype).t()
+    return picked.hidden[part] @ picked.head.to(picked.hidden.dtype).t()

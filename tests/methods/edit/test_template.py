@@ -60,3 +60,16 @@ def test_empty_ones_may_be_dropped(tmp_path: Path) -> None:
     assert work.rows()[-1] == {"event": "kept", "read": 2, "kept": 1, "dropped": {"text is empty": 1}}
     with pytest.raises(MetierError, match="nothing is left of 2 records"):
         template.edit(DATA, text=" ", blank="drop", work=work)
+
+
+def test_conversations_and_preferences_become_plain_text(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "Which {{ river }}?"}]
+    told = Records.from_rows([
+        {"id": "1", "messages": [*asked, {"role": "assistant", "content": "The Gru."}]},
+        {"id": "2", "prompt": asked, "replies": ["None.", "The Elm."], "scores": [0.0, 1.0]},
+        {"id": "3", "messages": asked},
+    ])  # fmt: skip
+    work = Work(tmp_path)
+    made = template.edit(told, text="{{ plain }}", blank="drop", work=work)
+    assert made.column("text") == ["Which {{ river }}?\nThe Gru.", "Which {{ river }}?\nThe Elm."]
+    assert made.columns == ["id", "text"] and work.rows()[-1]["dropped"] == {"text is empty": 1}

@@ -92,6 +92,23 @@ def test_an_adapter_with_a_weight_is_so_much_of_its_product_added(toy, tmp_path,
     assert sum(not torch.equal(before[n], after[n]) for n in before) == 2
 
 
+def test_a_tuned_model_goes_part_of_the_way_back_to_its_start(toy, tmp_path):
+    """WiSE-FT: (1 − w) θ₀ + w θ₁, of whole models."""
+    from safetensors.torch import load_file
+
+    from metier.laws import toy as maker
+    from metier.train.loop import pretrain
+    from metier.train.setup import Setup
+
+    tuned = pretrain.train(toy, maker.texts(16), Setup(steps=2, parameters="full", work=Work(tmp_path / "train")))
+    method = Bound("compose.merge.linear", linear.merge, {"weights": {"tuned": 0.3}})
+    made = merge.run(toy, {"tuned": tuned}, method=method, work=Work(tmp_path / "merge"))
+    start, end, found = (load_file(m.path / "model.safetensors") for m in (toy, tuned, made))
+    for name, tensor in found.items():
+        assert not torch.equal(start[name], end[name])
+        assert torch.allclose(tensor, 0.7 * start[name] + 0.3 * end[name], atol=1e-7)
+
+
 def test_a_recipe_gives_it_as_the_method_of_a_step():
     text = """
 base: {use: model, path: smollm2}

@@ -6,7 +6,7 @@ experts pull in opposite directions one that settles the conflict is better.
 
     θ = (1 − Σ wₖ) θ₀ + Σ wₖ θₖ        computed in float64, rounded once
 
-Paper: 'Robust fine-tuning of zero-shot models', Wortsman et al., 2022.
+Paper: 8 (its baseline WiSE-FT: Wortsman et al., Robust fine-tuning of zero-shot models, 2022)
 Options:
     weights: expert → weight; 1 / n each when not given. What they lack to 1 is the base's; a sum above 1 goes beyond.
     normalise: weights are divided by their sum, so that the base has no share.

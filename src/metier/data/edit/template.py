@@ -2,8 +2,10 @@
 
 For tables of free columns (read with ``shape: free``): a question and an answer, a name and a description, a row of
 measured values. Templates are jinja2 in its sandbox: a column is ``{{ name }}`` or ``{{ record['a name'] }}``, a null
-is empty, conditions and loops are allowed, chance is not, and nothing outside the record can be reached. Not for
-wording by a model: that is `data.refine` and `data.synthesize`.
+is empty, conditions and loops are allowed, chance is not, and nothing outside the record can be reached.
+``{{ plain }}`` is what a conversation, a prompt with its completion or a preference says without a chat template: what
+was asked and, on the next line, the (best) reply. Not for wording by a model: that is `data.refine` and
+`data.synthesize`.
 
     text                          → text               prompt, reply            → messages
     prompt alone                  → prompt             prompt, reply, system    → messages with a system turn
@@ -33,6 +35,7 @@ from metier import shapes
 from metier.artefacts import Records, Row
 from metier.options import MetierError, tally
 from metier.store import Work
+from metier.text.plain import plain
 
 NAME = "data.edit.template"
 EXAMPLE = {"text": "Record {{ id }}"}
@@ -55,7 +58,8 @@ def edit(
     rows: list[Row] = []
     dropped: Counter[str] = Counter()
     for row in data:
-        said = {name: _rendered(name, template, row) for name, template in templates.items()}
+        known = {"record": row, "plain": plain(row), **row}
+        said = {name: _rendered(name, template, known) for name, template in templates.items()}
         empty = next((name for name in ("text", "prompt", "reply") if name in said and not said[name].strip()), None)
         if empty and blank == "refuse":
             raise MetierError(f"{NAME}: record {row['id']!r}: its '{empty}' comes out empty")
@@ -91,8 +95,8 @@ def _compiled(name: str, words: str, columns: list[str]) -> jinja2.Template:
     environment.globals = {"range": environment.globals["range"]}
     del environment.filters["random"]
     try:
-        wanted = jinja2.meta.find_undeclared_variables(environment.parse(words)) - {"range", "record", *columns}
-        if wanted:
+        known = {"range", "record", "plain", *columns}
+        if wanted := jinja2.meta.find_undeclared_variables(environment.parse(words)) - known:
             raise MetierError(f"{NAME}: '{name}': records have no column '{min(wanted)}'; they have: "
                               f"{', '.join(columns)}")  # fmt: skip
         return environment.from_string(words)
@@ -100,11 +104,11 @@ def _compiled(name: str, words: str, columns: list[str]) -> jinja2.Template:
         raise MetierError(f"{NAME}: '{name}', line {error.lineno}: {error.message}") from None
 
 
-def _rendered(name: str, template: jinja2.Template, row: Row) -> str:
+def _rendered(name: str, template: jinja2.Template, known: Row) -> str:
     try:
-        return template.render({"record": row, **row})
+        return template.render(known)
     except Exception as error:  # what a template can do wrong with its values has no class of its own
-        raise MetierError(f"{NAME}: '{name}' fails at record {row['id']!r}: {error}") from None
+        raise MetierError(f"{NAME}: '{name}' fails at record {known['id']!r}: {error}") from None
 
 
 def _origin(row: Row) -> Row:

@@ -32,6 +32,7 @@ from metier.train import examples, fit
 from metier.train.setup import Setup
 
 SLOTS = ("parameters", "objective", "terms", "optimizer", "schedule")
+SPEAKERS = False  # labels are learnt, no words
 NAME = "train.loop.head"
 
 

@@ -16,6 +16,7 @@ from metier.train import examples, fit
 from metier.train.setup import Setup
 
 SLOTS = ("parameters", "objective", "terms", "optimizer", "schedule")
+SPEAKERS = False  # a text is nobody's turn
 
 
 def train(model: Model, data: Records, setup: Setup) -> Model:

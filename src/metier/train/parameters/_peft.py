@@ -105,9 +105,16 @@ def _finish(module: PeftModel, network: Network, base: Model, folder: Path) -> M
     portable = {k: v for k, v in config.items() if k != "base_model_name_or_path"}
     weights = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
     digest = text_digest(base.digest, json_text(portable), weights)
-    if is_classifier(module):
-        names: dict[int, str] = cast(Any, module.get_base_model()).config.id2label
-        write_json(folder / heads.LABELS, [names[i] for i in sorted(names)])
-        digest = text_digest(digest, json_text(names))
+    if labels := label(module, folder):
+        digest = text_digest(digest, labels)
     network.tokenizer.save_pretrained(str(folder))
     return Model(folder, digest, base, network.source.head, network.source.source)
+
+
+def label(module: nn.Module, folder: Path) -> str:
+    """Writes the labels of a classifier beside its adapter, and returns them; nothing for a model with words."""
+    if not is_classifier(module):
+        return ""
+    names: dict[int, str] = cast(Any, module).config.id2label
+    write_json(folder / heads.LABELS, [names[i] for i in sorted(names)])
+    return json_text(names)

@@ -20,7 +20,7 @@ from peft import PeftModel
 
 from metier.artefacts import Model
 from metier.disk import files_digest
-from metier.lm import heads, load
+from metier.lm import bottleneck, heads, load
 from metier.lm.loss import is_classifier
 from metier.options import MetierError
 from metier.train.setup import Network, Trainable
@@ -56,7 +56,8 @@ def prepare(network: Network, *, train: list[str], keep: list[str] | None = None
 
 
 def dense(network: Network) -> Network:
-    """The network without adapters: what they add is folded into the weights."""
+    """The network without adapters: what they add is folded into the weights. Raises MetierError for bottlenecks."""
+    bottleneck.refuse("train.parameters", network.source)
     module: Any = network.module
     if isinstance(module, PeftModel):
         module = module.merge_and_unload()

@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 
 from metier.artefacts import Model, Records
 from metier.options import MetierError, Train
-from metier.store import Work, read_log
+from metier.train.rounds import _logs
 from metier.train.setup import Setup, derive, method
-from metier.train.state import accelerator
 
 
 def train(model: Model, data: list[Records], setup: Setup, *, inner: Train = "sft") -> Model:  # type: ignore[assignment]
@@ -37,7 +35,7 @@ def train(model: Model, data: list[Records], setup: Setup, *, inner: Train = "sf
         stage = functools.partial(_stage, loop, model, records, number)
         model = setup.once(f"stage-{number}", stage)
         history.append(model.notes)
-    _put_first(setup.work, len(data) - 1)
+    _logs.put_first(setup.work, _logs.inner(setup.work, [f"stage-{n}" for n in range(1, len(data))]))
     model = _stage(loop, model, data[-1], len(data), setup)
     history.append(model.notes)
     totals = {name: sum(h[name] for h in history) for name in ("steps", "tokens_trained", "seconds")}
@@ -49,17 +47,3 @@ def _stage(loop: Train, model: Model, records: Records, number: int, setup: Setu
     seed = setup.seed if number == 1 else derive(setup.seed, "stage", number)
     trained: Model = loop(model, records, dataclasses.replace(setup, seed=seed))
     return trained
-
-
-def _put_first(work: Work, stages: int) -> None:
-    """What the stages before the last one logged, at the head of the step's log and marked by their number."""
-    before = [
-        row | {"stage": number}
-        for number in range(1, stages + 1)
-        for row in read_log(work.folder / "checkpoints" / f"stage-{number}")
-    ]
-    if before and accelerator().is_main_process:
-        rows = [*before, *(row for row in work.rows() if "stage" not in row)]
-        temporary = work.folder / "log.tmp"
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        temporary.replace(work.folder / "log.jsonl")

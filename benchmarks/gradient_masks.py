@@ -1,0 +1,60 @@
+"""What choosing the weights that move costs: steps of the masking methods against full fine-tuning, on SmolLM2-135M.
+
+A round is a step that is not timed (the optimizer makes its state, a mask its first look at the data) and two that are,
+on the same rows from the same weights, 8 rows of 256 tokens a step, AdamW in float32. The losses of the first step,
+which no mask has touched yet, must be the same, or the benchmark ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import training
+from benchmarks.harness import HERE, Round, Row, Side, interleaved, machine, ratio
+
+from metier.lm import load
+from metier.store import Work, home
+
+STEPS, ROWS, LENGTH, PAIRS = 2, 8, 256, 3
+NEAR = 1e-5  # nats a token
+SETTINGS = {"steps": STEPS, "micro_tokens": ROWS * LENGTH}
+UNIT = "ours / theirs, seconds a step"
+BAR = "<= 1.05"
+LOOK = {"max_tokens": 4 * LENGTH}
+COMPARED: list[tuple[str, str, dict[str, Any], str, str]] = [  # work, parameters, their options, bar, note
+    ("the largest fifth of each tensor's gradient", "gradient_mask", {"keep": 0.2}, BAR, ""),
+    ("the largest fifth of the model's gradient", "gradient_mask", {"keep": 0.2, "within": "model"}, BAR, ""),
+    ("the largest fifth, all others put back", "gradient_mask", {"keep": 0.2, "strict": True}, BAR, ""),
+    ("RoAST's mask", "soft_mask", LOOK, BAR, "within an epoch: neither first look nor draw is timed"),
+    ("DAS", "das", {}, BAR, "importance at random"),
+    ("half fine-tuning", "half", {}, "", "no bar: backward still passes through every block"),
+]  # fmt: skip
+
+
+def rows() -> Iterator[Row]:
+    os.environ.pop("OMP_NUM_THREADS", None)  # both sides take every core
+    tokenizer = load.tokenizer_of(load.resolve("smollm2", Work(home() / "models")))
+    size = (STEPS + 1) * ROWS
+    packed = training.packed(tokenizer, (PAIRS + 1) * size, LENGTH)
+    with tempfile.TemporaryDirectory() as place:
+        data = training.write(Path(place) / "rows.jsonl", zip(*[iter(packed)] * size, strict=True))
+        for work, parameters, options, bar, note in COMPARED:
+            sides = [_side(data, name, chosen) for name, chosen in ((parameters, options), ("full", {}))]
+            found = interleaved(*sides, PAIRS, _agree)
+            yield Row(f"step of {work}", "full fine-tuning", *ratio(found, "seconds"), bar, UNIT, PAIRS, machine(),
+                      note)  # fmt: skip
+
+
+def _side(data: Path, parameters: str, options: dict[str, Any]) -> Side:
+    given = SETTINGS | {"data": str(data), "parameters": parameters, "options": options}
+    return Side(HERE / "sides" / "train_masked.py", json.dumps(given))
+
+
+def _agree(ours: Round, theirs: Round) -> None:
+    if abs(ours["loss"] - theirs["loss"]) > NEAR:
+        raise SystemExit(f"gradient_masks: the first losses are {ours['loss']} and {theirs['loss']}: not the same work")
