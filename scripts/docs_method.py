@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import textwrap
 import typing
@@ -18,6 +19,7 @@ from metier import calls, catalogue, options, papers
 from metier.catalogue import Method
 from metier.laws import run as laws
 from metier.options import MetierError, Parameter
+from metier.train import slots
 
 # What a room is for, in the order of the table of rooms.
 ROOMS = {
@@ -56,6 +58,10 @@ SAMPLES: dict[tuple[str, str], Any] = {
     ("data.ingest.records", "source"): ["chats.jsonl"],
     ("data.mix.fixed", "shares"): {"own": 0.8, "general": 0.2},
     ("analyse.differences", "metric"): "domain.bits_per_byte",
+    ("analyse.equal_score", "metric"): "general.bits_per_byte",
+    ("analyse.equal_score", "equal"): "domain.bits_per_byte",
+    ("analyse.equal_score", "start"): "untrained",
+    ("train.loop.prefer", "objective"): "dpo",
 }
 SLOTS = {"train.objective", "train.term", "train.parameters", "train.optimizer", "train.schedule", "compose.merge"}
 
@@ -162,11 +168,21 @@ def snippet(method: Method) -> str:
             step = {"merged": {"use": "merge", "base": "$base", "experts": _several("experts"), "method": filling}}
         else:
             training = {"use": "train.loop.sft", "model": "$base", "data": "$data", "epochs": 1}
+            training |= _beside(method, given)
             step = {"expert": training | ({"terms": [filling]} if slot == "term" else {slot: filling})}
     else:
         made = method.returns.rpartition(".")[2].lower()
         step = {{"records": "made", "model": "made", "chat": "asked"}.get(made, made): given}
     return yaml.safe_dump(step, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _beside(method: Method, given: dict[str, Any]) -> dict[str, Any]:
+    """What a training step has to say beside the method, by its NEEDS."""
+    function = catalogue.load(method)
+    needs = slots.needs_of(functools.partial(function, **{k: v for k, v in given.items() if k != "use"}))
+    found = {name: needs[name] for name in ("max_grad_norm", *slots.SLOTS) if name in needs}
+    found |= {"dev": "$dev"} if needs.get("dev") else {}
+    return found | ({"use": "train.loop.prefer"} if needs.get("replies") == 2 else {})
 
 
 def _needed(method: Method) -> dict[str, Any]:

@@ -116,6 +116,10 @@ def above(used: catalogue.Method, given: dict[str, object]) -> dict[str, Call]:
             kind = "Model" if kinds[0] == "Chat" else kinds[0]  # a model opens as a chat
             maker = next(m for m in METHODS if m.returns == kind)
             found[name] = Call(name, maker, catalogue.load(maker), {}, False)
+    for value in given.values():  # methods in slots
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict) and "use" in inner:
+                found |= above(catalogue.find(inner["use"], "page"), inner)
     return found
 
 

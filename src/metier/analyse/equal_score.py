@@ -1,4 +1,4 @@
-"""What an arm costs elsewhere by the time it has learnt as much as another: curves read at one score.
+"""What arms have cost elsewhere by the time all have learnt the same.
 
 For studies with a grid over the length of training, where arms learn at different speeds: at equal steps the slow one
 always seems to forget less. Every arm's curve runs from the untrained model through its runs in the order of the grid;

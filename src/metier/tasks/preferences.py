@@ -1,4 +1,4 @@
-"""Which of two replies a model finds likelier: the share of pairs in which it is the better one.
+"""Which of two replies a model finds likelier: how often it is the better one.
 
 For judging preference training (`train.loop.prefer`) on held-out pairs, without generating anything. Records are
 preferences: prompt, replies and scores; the best and the worst reply are compared. Beside it stands how likely the

@@ -1,4 +1,4 @@
-"""Adds what each expert has learnt to the base, all with one strength; a negative one takes it away.
+"""Adds what each expert has learnt to the base; a negative strength takes it away.
 
 For several specialists of one base in one model, when no single share per expert has been measured: one number to
 tune on dev data. At a strength of 1 / n it is their average; above, each keeps more of what it can and they disturb

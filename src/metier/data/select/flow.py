@@ -1,4 +1,4 @@
-"""Easy records count more than hard ones, by their loss under the model before it is trained.
+"""Easy records count more than hard ones, by their loss under the untrained model.
 
 For a field learnt without general data to replay, as `train.objective.talr` is, but by whole records and once for all:
 records that the model finds improbable pull it farthest from what it could before. The step `weight` makes record

@@ -1,4 +1,4 @@
-"""Which examples teach format and nothing else: known in substance, and harder in the template than without it.
+"""Which examples teach format alone: known in substance, harder in the template.
 
 For the short alignment after continued pre-training: the model knows what to say and is to learn only how it is said.
 Of the records whose reply it finds easiest when it reads question and reply as plain text, those come first whose reply

@@ -1,4 +1,4 @@
-"""Direct preference optimisation: the better of two replies becomes likelier against the worse one.
+"""Direct preference optimisation: the better of two replies gains on the worse one.
 
 For teaching which of two answers is wanted (tone, form, caution) where no single right one can be written down, after
 `train.loop.sft` has taught how to answer at all; in the loop `train.loop.prefer`. The model as it is at the start

@@ -1,4 +1,4 @@
-"""Distillation from a table of the teacher's few likeliest words, made less sure of themselves beforehand.
+"""Distillation from a table of the teacher's few likeliest words, made less sure.
 
 For a small model that must be right and know when it is not: a fine-tuned teacher is too sure of what it says, and a
 student learns that with the rest. `fit` notes the teacher's likeliest words once for every supervised token (they hold

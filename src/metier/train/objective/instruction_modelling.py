@@ -1,4 +1,4 @@
-"""Learns what is asked too, not only the replies; the marks of the chat template are left out.
+"""Learns what is asked too, not only the replies; the template's marks are left out.
 
 For small data sets and for long instructions with short answers: with more words to foresee the answers are fitted less
 tightly, which helps where plain training overfits. Take it when instructions are longer than replies, or when there

@@ -1,4 +1,4 @@
-"""Self-distillation with the right word on top: learns the text and stays near the start elsewhere.
+"""Self-distillation with the right word on top: near the start everywhere else.
 
 For continued pre-training that is to forget less: the model as it was at the start is the teacher, but where it would
 have said another word than the text, its two logits change places. All that it knew of the other words stays, the

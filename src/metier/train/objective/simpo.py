@@ -1,4 +1,4 @@
-"""Preferences without a reference: the better reply is to be likelier per token, by a margin.
+"""Preferences without a reference: the better reply is likelier per token, by a margin.
 
 For pairs whose replies differ in length, and where reading the start once would already be too much: what is compared
 is how likely each reply is per token, the very thing decoding goes by. Nothing holds the model to its start, so it

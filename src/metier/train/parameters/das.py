@@ -60,7 +60,7 @@ LEAST = 1e-12  # nats by which the two passes differ
 
 
 def prepare(
-    network: Network, *, importance: Part, parts: list[units.Kind] = list(units.KINDS),  # noqa: B006
+    network: Network, *, importance: Part, parts: list[units.Kind] = ["head", "ffn", "out"],  # noqa: B006
     of: Literal["step", "gradient"] = "step",
 ) -> Trainable:  # fmt: skip
     """Everything trains, as far as it is not important; an adapter the model carries is folded in first."""

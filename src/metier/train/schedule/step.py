@@ -1,4 +1,4 @@
-"""The learning rate falls in stairs: to a part of itself, at even distances or at places of your own.
+"""The learning rate falls in stairs, at even distances or at places of your own.
 
 The classic of image networks, and what one does by hand when progress stalls: a high plateau, then finer ones. For
 language models a smooth fall ends as low and asks for no places.
