@@ -67,7 +67,8 @@ def markdown(rows: list[Row]) -> str:
         for r in (r for r in rows if r.bar and r.machine == on):
             missed = " (missed)" if r.met is False else ""
             ranged = f" ({r.low:.2f}–{r.high:.2f})" if r.low != r.high else ""
-            lines.append(f"| {r.work} | {r.against} | {r.ratio:.2f}{ranged} | {r.bar}{missed} |")
+            unit = f" {r.unit}" if r.against == "–" else ""
+            lines.append(f"| {r.work} | {r.against} | {r.ratio:.2f}{unit}{ranged} | {r.bar}{missed} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The specialist's folder: weights that load without metier, the report in three forms, nothing else.
+"""The specialist's folder: weights that load without metier (but for bottlenecks), the report in three forms.
 
 ``facts`` gathers what the run left in its logs into the stable ``report.json``; ``write`` puts the folder in
 place as a whole, so a killed run never leaves half of one.

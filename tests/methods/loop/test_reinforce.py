@@ -160,10 +160,11 @@ def test_hooks_rates_and_clipping_come_in_their_order(toy, tmp_path):
 ])  # fmt: skip
 def test_killed_it_goes_on_and_ends_with_the_same_bytes(toy, tmp_path, parameters):
     whole = train(toy, tmp_path / "whole", parameters=parameters)
-    with pytest.raises(Interrupt):
-        train(toy, tmp_path / "killed", progress=Stopping(3), parameters=parameters)
-    kept = sorted(p.name for p in (tmp_path / "killed" / "checkpoints").glob("step-*"))
-    assert kept == ["step-000000002", "step-000000003"]
+    for steps in (2, 4):  # in the middle, and when the last step is kept but nothing is written
+        with pytest.raises(Interrupt):
+            train(toy, tmp_path / "killed", progress=Stopping(steps), parameters=parameters)
+        kept = sorted(p.name for p in (tmp_path / "killed" / "checkpoints").glob("step-*"))
+        assert kept == [f"step-{n:09d}" for n in (steps - 1, steps)]
     again = train(toy, tmp_path / "killed", parameters=parameters)
     assert again.digest == whole.digest and files_digest(again.path) == files_digest(whole.path)
     both = [[(r["step"], r["loss"], r["reward"]) for r in logged(tmp_path / n)] for n in ("whole", "killed")]

@@ -316,15 +316,18 @@ def test_only_named_matrices(toy):
     assert {n.rpartition(".")[2] for n in matrices(made.network.module)} == {"q_proj"}
 
 
-@pytest.mark.parametrize("density", [0, 0.0, 1.5, -1])
-def test_no_density_and_too_much_are_refused_where_a_recipe_is_checked(toy, density):
+@pytest.mark.parametrize("values, words", [
+    ("density: 0", "'density' must be greater than 0"), ("density: 1.5", "'density' must be at most 1"),
+    ("density: 1", "no place is left to grow"), ("every: 4, collect: 4", "'collect' must be less than 'every'"),
+])  # fmt: skip
+def test_what_a_recipe_can_tell_is_refused_before_anything_runs(toy, values, words):
     from metier import recipe
 
     text = f"a: {{use: model, path: {toy.path}}}\nd: {{use: data.ingest.general_text}}\n" + (
         "b: {use: train.loop.pretrain, model: $a, data: $d, steps: 1, optimizer: {use: sparse_adamw},"
-        f" parameters: {{use: spiel, density: {density}}}}}"
+        f" parameters: {{use: spiel, {values}}}}}"
     )
-    with pytest.raises(MetierError, match="'density' must be"):
+    with pytest.raises(MetierError, match=words):
         recipe.check(recipe.parse(text))
 
 

@@ -78,6 +78,8 @@ def train(
             setup.work.log(kept=len(asked), dropped={}, steps=len(run.steps))
         if left := run.steps[run.state.step :]:
             _train(run, left, temperature, top_p, max_tokens)
+        else:
+            run.restore()
         return _finish(run)
 
 

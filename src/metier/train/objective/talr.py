@@ -59,11 +59,12 @@ def loss(
         losses[part] = found
         return weights(found, heat, floor) * scale[part]
 
-    total = picked.loss(weigh)
+    whole = {"tokens": batch.weight_in_step, "sequences": batch.rows_in_step, "weights": 1.0}[normalise]
+    total = picked.loss(weigh, max(whole, 1e-9))
     batch.seen["loss"] = means(losses, picked.rows, counts)
     if normalise == "weights":
-        return total / max(float((weights(losses, heat, floor) * scale).sum()), 1e-9)
-    return total / max(batch.rows_in_step if normalise == "sequences" else batch.weight_in_step, 1e-9)
+        total = total / max(float((weights(losses, heat, floor) * scale).sum()), 1e-9)
+    return total
 
 
 def start(

@@ -95,7 +95,7 @@ class Fixed:
         self.decay.give_back()
         for factor, before in zip(self.factors, self.before, strict=True):
             if self.of == "step":  # at 0 and 1 exactly the one and the other
-                factor.weight.copy_(torch.lerp(before, factor.weight, factor.shaped().expand_as(before)))
+                torch.lerp(before, factor.weight, factor.shaped().expand_as(before), out=factor.weight)
             else:
                 factor.weight.index_copy_(factor.axis, factor.zeros(), before)
         if self.of == "step":

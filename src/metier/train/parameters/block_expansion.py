@@ -7,7 +7,7 @@ little data, or where the model must not grow, LoRA is cheaper. Which blocks are
 
     n blocks in k even groups: behind the last block of each comes its copy, whose two output matrices are zero
 
-Paper: LLaMA Pro: Progressive LLaMA with Block Expansion, Wu et al., 2024; the uniform baseline of 46.
+Paper: 46 (its uniform baseline, LLaMA Pro: Wu et al., Progressive LLaMA with Block Expansion, 2024)
 Options:
     blocks: copies.
 Raises: MetierError when there are fewer blocks than copies, or the architecture is not known.

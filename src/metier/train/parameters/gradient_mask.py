@@ -120,7 +120,7 @@ class _Chosen:
         if self.decay is not None:
             self.decay.give_back()
         for name, (chosen, before) in self.before.items():
-            self.weights[name].copy_(torch.where(chosen, self.weights[name], before))
+            torch.where(chosen, self.weights[name], before, out=self.weights[name])
         self.before = {}
 
     def state(self) -> dict[str, Tensor]:

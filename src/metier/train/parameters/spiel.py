@@ -63,16 +63,23 @@ def needs(options: dict[str, Any]) -> dict[str, Any]:
     return found[options.get("grow", "gradient")]
 
 
+def refuse(density: float, grow: str, every: int, collect: int) -> None:
+    if density == 1 and grow != "never":
+        raise MetierError(f"{NAME}: at 'density' 1 no place is left to grow; give grow 'never'")
+    if grow == "gradient" and collect >= every:
+        raise MetierError(f"{NAME}: 'collect' must be less than 'every', {every}, got {collect}")
+
+
+checks = {"prepare": refuse}
+
+
 def prepare(
     network: Network, *, density: Density = 0.01, grow: Literal["gradient", "momentum", "never"] = "gradient",
     every: Every = 20, collect: Count = 5, replace: Share = 0.2, decay: Decay = "linear",
     targets: list[str] | Literal["all-linear"] = "all-linear", candidate_batches: Count = 1,
 ) -> Trainable:  # fmt: skip
     """A group for each matrix, which tells the optimizer ``indices`` and ``shape``. Adapters are folded in first."""
-    if density == 1 and grow != "never":
-        raise MetierError(f"{NAME}: at 'density' 1 no place is left to grow; give grow 'never'")
-    if grow == "gradient" and collect >= every:
-        raise MetierError(f"{NAME}: 'collect' must be less than 'every', {every}, got {collect}")
+    refuse(density, grow, every, collect)
     network = freeze.dense(network)
     module: Any = network.module.requires_grad_(False)
     _peft.check_targets(NAME, module, targets, (nn.Linear,))
