@@ -17,6 +17,7 @@ import yaml
 
 from metier import calls, catalogue, options, papers
 from metier.catalogue import Method
+from metier.laws import filled
 from metier.laws import run as laws
 from metier.options import MetierError, Parameter
 from metier.train import slots
@@ -155,13 +156,13 @@ def taken(method: Method, only_own: bool = False) -> list[Taken]:
         return [Taken(o.name, f"`{o.annotation}`", "needed" if o.default is None else f"`{o.default}`")
                 for o in method.options if "Work" not in o.annotation]  # fmt: skip
     shared = {f.name for cls in _spread(method) for f in options.fields(cls)} if only_own else set()
-    return [_row(p) for p in found if p.name not in shared and (p.option or method.room not in SLOTS)]
+    return [_row(p) for p in found if p.name not in shared and (p.option or not _fills(method))]
 
 
 def snippet(method: Method) -> str:
     """The least a recipe has to say of a method: a step, or a step with the method in its slot."""
     given = {"use": method.name} | _needed(method)
-    if method.room in SLOTS:
+    if _fills(method):
         filling: Any = given if len(given) > 1 else method.path.stem
         slot = method.room.rpartition(".")[2]
         if slot == "merge":
@@ -179,10 +180,17 @@ def snippet(method: Method) -> str:
 def _beside(method: Method, given: dict[str, Any]) -> dict[str, Any]:
     """What a training step has to say beside the method, by its NEEDS."""
     function = catalogue.load(method)
-    needs = slots.needs_of(functools.partial(function, **{k: v for k, v in given.items() if k != "use"}))
+    known = {p.name: p for p in options.parameters(function)}
+    said = {name: filled.methods(known[name], value) for name, value in given.items() if name in known}
+    needs = slots.needs_of(functools.partial(function, **said))
     found = {name: needs[name] for name in ("max_grad_norm", *slots.SLOTS) if name in needs}
     found |= {"dev": "$dev"} if needs.get("dev") else {}
     return found | ({"use": "train.loop.prefer"} if needs.get("replies") == 2 else {})
+
+
+def _fills(method: Method) -> bool:
+    """Whether it is handed over to a slot, not a step by itself."""
+    return method.room in SLOTS and method.verb == catalogue.ROOMS[method.room]
 
 
 def _needed(method: Method) -> dict[str, Any]:
@@ -191,7 +199,7 @@ def _needed(method: Method) -> dict[str, Any]:
     if found is None:
         return {o.name: [o.name] for o in method.options if o.default is None and "Work" not in o.annotation}
     wanted = [p for p in found if p.required or (method.name, p.name) in SAMPLES]
-    given = {p.name: _sample(method, p) for p in wanted if p.option or method.room not in SLOTS}
+    given = {p.name: _sample(method, p) for p in wanted if p.option or not _fills(method)}
     for name, least in (("epochs", 1), ("step_tokens", 1024)):  # a training step must be told how long it is
         if _spread(method) and name == ("step_tokens" if method.name == "plan" else "epochs"):
             given[name] = least

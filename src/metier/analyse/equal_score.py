@@ -67,12 +67,12 @@ def analyse(
         places = {arm: crossing(gains[arm, seed], goal) for arm in moving if (arm, seed) in gains}
         for name in metrics:
             read[at].setdefault(seed, {})[name] = _read(runs, seed, name, start, places)
-    found = [d for name in metrics for arm in others if (d := difference(read[at], name, arm, minus, at))]
+    pairs = [d for name in metrics for arm in others if (d := difference(read[at], name, arm, minus, at))]
     condition = parse(holds)
-    p = stats.holm([condition.p(d.change) for d in found])
+    p = stats.holm([condition.p(d.change) for d in pairs])
     comparisons = [
         told(d, read) | {"p": round(q, 6), "verdict": condition.judge(d.change, q, ALPHA)}
-        for d, q in zip(found, p, strict=True)
+        for d, q in zip(pairs, p, strict=True)
     ]
     return Report({"verdict": verdict([c["verdict"] for c in comparisons]), "holds": holds, "level": goal,
                    "comparisons": comparisons})  # fmt: skip

@@ -148,7 +148,7 @@ def deal(sizes: Array, *, dev: float, test: float, seed: int) -> Array:
     ``sizes`` [groups] in bytes; the order they are tried in is drawn by the seed.
     """
     mixed = array("i", range(len(sizes)))
-    random.Random(seed).shuffle(mixed)  # type: ignore[arg-type]
+    random.Random(seed).shuffle(mixed)
     order, total = np.frombuffer(mixed, np.int32), int(sizes.sum())
     side = np.zeros(len(sizes), np.int8)
     for name, share, least in ((TEST, test, LEAST_GROUPS), (DEV, dev, 3)):

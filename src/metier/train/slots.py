@@ -118,6 +118,8 @@ def suit(setup: Setup, owner: str, replies: int, speakers: bool = True) -> None:
         words = "chooses whose words are learnt, which is not known of what"
         raise MetierError(f"{name_of(setup.objective)}: {words} {owner} reads")
     for used in methods_of(setup, ("objective", "terms")):
+        if not speakers and needs_of(used).get("turns") == "read":
+            raise MetierError(f"{name_of(used)}: learns replies of conversations, which {owner} does not read")
         asked = needs_of(used).get("replies", 1)
         if asked != replies:
             learns = "learns from one reply a record" if asked == 1 else f"compares {asked} replies of a record"

@@ -10,20 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from measures import TASKS
 from metier import stats
 from metier.analyse import _runs, differences
 from metier.analyse._condition import parse
 from metier.artefacts import Report, Row
 from metier.options import MetierError, checked, parameters
-
-MEASURES = {
-    "bits": {"ask": "read", "kind": "domain", "unit": "bits per byte", "better": "lower", "title": "documents",
-             "words": "W.", "margin": None, "chance": None, "normalise": "none", "pool": None},
-    "facts": {"ask": "choose", "kind": "retention", "unit": "accuracy", "better": "higher", "title": "facts",
-              "words": "W.", "margin": 0.03, "chance": 0.25, "normalise": "none", "pool": "skills"},
-}  # fmt: skip
-MEASURES["sums"] = MEASURES["facts"] | {"title": "sums"}
-TASKS = {"t": {"measures": MEASURES, "notes": {}}}
 
 
 def report(values: dict[str, Any], measure: str = "bits", *, run: tuple[str, str] | None = None, **more: Any) -> Report:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from test_differences import TASKS
 
+from measures import TASKS
 from metier.analyse import equal_score
 from metier.artefacts import Report
 from metier.options import MetierError

@@ -60,6 +60,7 @@ from metier.train.setup import Length
 
 NAME = "train.objective.first"
 EXAMPLE = {"dev": "$records"}
+NEEDS = {"turns": "read"}  # the table holds tokens of replies
 FINE, COARSE = 0.02, 0.1  # steps of the two searches
 Words = Annotated[int, Field(ge=2)]
 

@@ -79,7 +79,8 @@ def mask(gradients: Sequence[Tensor], keep: float, by: By, over_all: bool, draw:
     if by == "random":
         scores = [torch.rand(g.shape, generator=draw).to(g.device) for g in gradients]
     for together in [scores] if over_all else [[score] for score in scores]:
-        _masks.keep_largest(together, max(1, int(keep * sum(score.numel() for score in together))))
+        share = keep * sum(score.numel() for score in together)
+        _masks.keep_largest(together, max(1, int(share + 1e-6)))
     if by == "random":
         for gradient, score in zip(gradients, scores, strict=True):
             gradient.mul_(score != 0)
@@ -108,7 +109,7 @@ class _Chosen:
             draw = torch.Generator().manual_seed(derive(self.seed, clock.step))  # one mask in all processes
             mask(list(gradients.values()), self.keep, self.by, self.over_all, draw)
         self._note(gradients, clock)
-        decays = any(group.get("weight_decay") for group in clock.optimizer.param_groups)
+        decays = self.decay is not None and any(g.get("weight_decay") for g in clock.optimizer.param_groups)
         found = {name: g != 0 for name, g in gradients.items()} if self.strict or decays else {}
         if self.decay is not None:
             self.decay.take(clock.optimizer, {self.weights[name]: chosen for name, chosen in found.items()})
