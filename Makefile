@@ -31,7 +31,8 @@ install: .venv/installed
 
 # Most tests keep one core busy, so as many run at once, with a thread each.
 test: lint
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not alone"
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -m alone
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

@@ -283,6 +283,7 @@ def test_bad_options_are_refused_before_anything_runs(options: str, said: str) -
     assert "pass@" not in str(error.value) and "abc" not in str(error.value)
 
 
+@pytest.mark.alone
 def test_ctrl_c_stops_at_once_and_keeps_what_came(place: Path) -> None:
     script = (
         "import sys\nfrom metier.lm.endpoint import Endpoint, Limits\n"
