@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import docs_pages
+import docs_studies
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -16,6 +17,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for section in config.nav or []:
         if "Methods" in section:
             section["Methods"] = docs_pages.nav()
+        for page in section.get("Evidence", []):
+            if "Studies" in page:
+                page["Studies"] = docs_studies.nav()
     return config
 
 

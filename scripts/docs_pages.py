@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
+import docs_studies
 import typer
 from docs_method import ROOMS, Taken, anchor, by_file, card, cell, link, name_of, page, place, taken
 
@@ -19,6 +20,7 @@ SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z*`\[])")
 def pages() -> dict[str, str]:
     """Every generated page, by its place below ``docs/``."""
     own = {"methods/index.md": _methods(), "papers.md": _papers(), "options.md": _options(), "commands.md": _commands()}
+    own |= docs_studies.pages()
     return own | {place(together[0]): page(together) for together in by_file()}
 
 
@@ -77,19 +79,26 @@ def _papers() -> str:
     rows = papers.rows()
     pages = {m.path: link(name_of(m), "methods/") for m, *_ in by_file()}
     root = catalogue.PACKAGE.parents[1]
+    built = [r for r in rows if r["files"]]
     lines = [
         "---\nhide: [toc]\n---\n\n# Papers\n",
-        f"The papers metier grew out of. {sum(bool(r['files']) for r in rows)} of {len(rows)} have something here. All "
-        "of it is read off the repository: a file names its papers, and a study's run has computed its verdict.\n",
-        "| | title | here | tests | study | verdict |", "|---|---|---|---|---|---|",
+        f"The papers metier grew out of. {len(built)} of {len(rows)} have something here. All of it is read off the "
+        "repository: a file names its papers, and a study's run has computed its verdict.\n",
+        "| | title | here | files of tests | study | verdict |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for r in rows:
-        number = f'<span id="paper-{r["paper"]}">{r["paper"]}</span>'
+    for r in built:
         here = ", ".join(pages.get(root / file, f"`{file}`") for file in r["files"])
-        tests = ", ".join(f"`{test}`" for test in r["tests"])
-        study = f"`{r['study']}`" if r["study"] else ""
-        lines.append(f"| {number} | {cell(r['title'])} | {here} | {tests} | {study} | {r['verdict'] or ''} |")
+        study = ", ".join(docs_studies.link(name) for name in r["study"].split(", ")) if r["study"] else ""
+        lines.append(
+            f"| {_number(r)} | {cell(r['title'])} | {here} | {len(r['tests'])} | {study} | {r['verdict'] or ''} |"
+        )
+    lines += ["\n## Not here yet\n", "| | title |", "|---|---|"]
+    lines += [f"| {_number(r)} | {cell(r['title'])} |" for r in rows if not r["files"]]
     return "\n".join(lines) + "\n"
+
+
+def _number(row: dict[str, Any]) -> str:
+    return f'<span id="paper-{row["paper"]}">{row["paper"]}</span>'
 
 
 def _options() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import subprocess
 import sys
@@ -59,6 +60,15 @@ def test_every_paper_has_its_row(site: Path) -> None:
     source, words = (site / "papers.html").read_text(encoding="utf-8"), text_of(site / "papers.html")
     for row in papers.rows():
         assert f'id="paper-{row["paper"]}"' in source and row["title"] in words
+
+
+def test_every_study_that_has_run_has_its_page(site: Path) -> None:
+    listed = text_of(site / "studies.html")
+    for result in ROOT.glob("studies/*/results.json"):
+        facts = json.loads(result.read_text(encoding="utf-8"))
+        words = text_of(site / "studies" / f"{result.parent.name}.html")
+        assert facts["title"] in listed and all(c["says"] in words and c["verdict"] in words for c in facts["claims"])
+        assert (site / "studies" / result.parent.name / "results.json").read_bytes() == result.read_bytes()
 
 
 def test_every_room_is_told() -> None:

@@ -235,6 +235,7 @@ PARETO = {
         "d.gaps": {"title": "gaps", "unit": "accuracy", "better": "higher", "kind": "domain", "margin": None},
     },
     "reference": "base",
+    "grid": {},
 }  # fmt: skip
 
 
@@ -256,6 +257,17 @@ def test_the_picture_tells_every_arm_and_is_the_same_again() -> None:
     assert "good: −0.030 and +10.0" in svg and ">bad<" in svg and "var(--good)" in svg
     alone = page.standing_alone(svg)
     assert "--good:#0b62a8" in alone and "prefers-color-scheme:dark" in alone and "--good:#74b9f2" in alone
+
+
+def test_runs_of_an_arm_over_a_grid_of_numbers_are_joined_and_named_once() -> None:
+    facts = drawn({"base": (0.0, 0.0), "short": (-0.01, 0.1), "long": (-0.03, 0.2)}, [1])
+    apart = page.picture(facts)
+    for arm in facts["arms"][1:]:
+        arm["point"], arm["arm"] = f"steps={arm['arm']}", "trained"
+    joined = page.picture(facts | {"grid": {"expert.steps": [1, 2]}})
+    assert joined.count(">trained<") == 1 and joined.count("<path") == apart.count("<path") - 1  # two bars less, one line
+    assert "trained, steps=short: −0.010" in joined  # what a screen reader says is whole
+    assert not page.is_road({"a": ["x", "y"]}) and not page.is_road({"a": [1, 2], "b": [1, 2]})
 
 
 def test_names_in_the_picture_do_not_lie_on_each_other() -> None:

@@ -1,6 +1,7 @@
 """The Pareto picture: what every arm gains in one measure against what it keeps in another, from the reference arm.
 
 Better is right and up, whatever the measures; the front is the line that no arm lies beyond. Areas tell the cost.
+Where the grid is one of numbers, a thin line joins the runs of an arm, and its name stands at the last.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Spot:
     along: tuple[float, float] | None
     tone: Tone
     share: float | None
+    after: int | None = None  # the number of the spot that it goes on from
 
     @property
     def diameter(self) -> float:
@@ -55,6 +57,11 @@ def picture(spots: Sequence[Spot], front: Sequence[Spot], x: Axis, y: Axis, labe
     _stairs(axes, front, x.span, y.span)
     for spot in sorted(spots, key=lambda s: s.tone == "good"):
         _draw(axes, spot)
+        if spot.after is not None:
+            before = spots[spot.after]
+            axes.plot(
+                (before.x, spot.x), (before.y, spot.y), color=COLOURS[spot.tone], linewidth=1, alpha=0.45, zorder=2
+            )
 
     def place(px: float, py: float) -> tuple[float, float]:
         return (

@@ -85,19 +85,34 @@ def picture(facts: Facts) -> str:
     x, y = (_how(facts, pareto[k]) for k in ("x", "y"))
     arms = [facts["arms"][i] for i in pareto["shown"]]
     dearest = max((a["own_seconds"] or 0.0 for a in arms), default=0.0)
+    road = is_road(facts["grid"])
+    last = {arm["arm"]: n for n, arm in enumerate(arms)}
+    before: dict[str, int] = {}
     spots = []
-    for i, arm in zip(pareto["shown"], arms, strict=True):
+    for n, (i, arm) in enumerate(zip(pareto["shown"], arms, strict=True)):
         at = [arm["values"][pareto[k]] for k in ("x", "y")]
         ends = [None if v["low"] is None or v["low"] == v["high"] else (v["low"], v["high"]) for v in at]
         tone = "base" if arm["arm"] == facts["reference"] else "good" if i in pareto["front"] else "open"
         share = (arm["own_seconds"] or 0.0) / dearest if dearest else None
-        spots.append(Spot(_name(arm), at[0]["change"], at[1]["change"], ends[0], ends[1], tone, share))
-    across = _axis(x, [e for s in spots for e in (s.x, *(s.across or ()))])
-    along = _axis(y, [e for s in spots for e in (s.y, *(s.along or ()))])
+        passed = road and n != last[arm["arm"]]
+        name = "" if passed else arm["arm"] if road else _name(arm)
+        across, along = (None, None) if passed else ends
+        spots.append(Spot(name, at[0]["change"], at[1]["change"], across, along, tone, share, before.get(arm["arm"])))
+        if road:
+            before[arm["arm"]] = n
+    x_axis = _axis(x, [e for s in spots for e in (s.x, *(s.across or ()))])
+    y_axis = _axis(y, [e for s in spots for e in (s.y, *(s.along or ()))])
     best = [spots[pareto["shown"].index(i)] for i in pareto["front"]]
-    words = "; ".join(f"{s.name}: {signed(s.x, form(x))} and {signed(s.y, form(y))}" for s in spots)
+    told = zip(arms, spots, strict=True)
+    words = "; ".join(f"{_name(arm)}: {signed(s.x, form(x))} and {signed(s.y, form(y))}" for arm, s in told)
     label = f"Change of {x['title']} (across) and {y['title']} (up) from {facts['reference']}. {words}."
-    return front.picture(spots, best, across, along, label)
+    return front.picture(spots, best, x_axis, y_axis, label)
+
+
+def is_road(grid: Facts) -> bool:
+    """Whether the points of the grid lie on one line: one option, and numbers for it."""
+    values = next(iter(grid.values())) if len(grid) == 1 else []
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) and len(values) > 1
 
 
 def standing_alone(drawn: str) -> str:
@@ -123,6 +138,7 @@ def _view(facts: Facts) -> dict[str, Any]:
         "arms": [_arm(facts, i) for i in range(len(facts["arms"]))],
         "costs": _costs(facts),
         "runs": len(facts["cells"]),
+        "road": next(iter(facts["grid"])) if is_road(facts["grid"]) else None,
         "pareto": facts["pareto"] and {k: _how(facts, facts["pareto"][k])["title"] for k in ("x", "y")},
     }
 
