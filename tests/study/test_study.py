@@ -265,7 +265,7 @@ def test_runs_of_an_arm_over_a_grid_of_numbers_are_joined_and_named_once() -> No
     for arm in facts["arms"][1:]:
         arm["point"], arm["arm"] = f"steps={arm['arm']}", "trained"
     joined = page.picture(facts | {"grid": {"expert.steps": [1, 2]}})
-    assert joined.count(">trained<") == 1 and joined.count("<path") == apart.count("<path") - 1  # two bars less, one line
+    assert joined.count(">trained<") == 1 and joined.count("<path") == apart.count("<path") - 1  # less 2 bars
     assert "trained, steps=short: −0.010" in joined  # what a screen reader says is whole
     assert not page.is_road({"a": ["x", "y"]}) and not page.is_road({"a": [1, 2], "b": [1, 2]})
 
@@ -281,3 +281,22 @@ def test_names_in_the_picture_do_not_lie_on_each_other() -> None:
         long = front.LETTER * len(spot.name)
         boxes.append((x if side == "left" else x - long, y - 7, x + long if side == "left" else x, y + 7))
     assert not [1 for i, a in enumerate(boxes) for b in boxes[:i] if front._common(a, b) > 1]
+
+
+def test_a_picture_of_one_point_of_the_grid_names_arms_alone() -> None:
+    facts = drawn({"base": (0.0, 0.0), "good": (-0.03, 0.1)}, [1])
+    for arm in facts["arms"]:
+        arm["point"] = "kind=far"
+    assert ">good<" in page.picture(facts)
+    facts["arms"][0]["point"] = "kind=near"
+    assert ">good, kind=far<" in page.picture(facts)
+
+
+def test_a_calibration_error_is_named_and_less_of_it_is_better() -> None:
+    from metier.study import results
+
+    report = results._number("report.calibration.expert.toy.label.ece", 0.1, "arm", ("", ""))
+    how = report.numbers["tasks"]["report"]["measures"]["calibration.expert.toy.label.ece"]
+    assert (how["title"], how["better"]) == ("calibration error", "lower")
+    other = results._number("report.verdicts", 3, "arm", ("", "")).numbers["tasks"]["report"]["measures"]["verdicts"]
+    assert (other["title"], other["better"]) == ("report.verdicts", "higher")

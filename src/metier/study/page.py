@@ -95,7 +95,7 @@ def picture(facts: Facts) -> str:
         tone = "base" if arm["arm"] == facts["reference"] else "good" if i in pareto["front"] else "open"
         share = (arm["own_seconds"] or 0.0) / dearest if dearest else None
         passed = road and n != last[arm["arm"]]
-        name = "" if passed else arm["arm"] if road else _name(arm)
+        name = "" if passed else arm["arm"] if road or _point(facts) else _name(arm)
         across, along = (None, None) if passed else ends
         spots.append(Spot(name, at[0]["change"], at[1]["change"], across, along, tone, share, before.get(arm["arm"])))
         if road:
@@ -107,6 +107,12 @@ def picture(facts: Facts) -> str:
     words = "; ".join(f"{_name(arm)}: {signed(s.x, form(x))} and {signed(s.y, form(y))}" for arm, s in told)
     label = f"Change of {x['title']} (across) and {y['title']} (up) from {facts['reference']}. {words}."
     return front.picture(spots, best, x_axis, y_axis, label)
+
+
+def _point(facts: Facts) -> str:
+    """The point of the grid that the whole picture is about, if it is one."""
+    points = {facts["arms"][i]["point"] for i in facts["pareto"]["shown"]}
+    return points.pop() if len(points) == 1 else ""
 
 
 def is_road(grid: Facts) -> bool:
@@ -139,7 +145,8 @@ def _view(facts: Facts) -> dict[str, Any]:
         "costs": _costs(facts),
         "runs": len(facts["cells"]),
         "road": next(iter(facts["grid"])) if is_road(facts["grid"]) else None,
-        "pareto": facts["pareto"] and {k: _how(facts, facts["pareto"][k])["title"] for k in ("x", "y")},
+        "pareto": facts["pareto"]
+        and {k: _how(facts, facts["pareto"][k])["title"] for k in ("x", "y")} | {"point": _point(facts)},
     }
 
 

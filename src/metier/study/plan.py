@@ -17,6 +17,8 @@ COSTS = {  # of a run: ``cost.name`` → title and unit
     "tokens_trained": ("tokens trained on", "tokens"), "parameters_trained": ("weights trained", "weights"),
 }  # fmt: skip
 
+CALIBRATION = {"ece": "calibration error", "brier": "Brier score"}  # numbers of `evaluate.choice`; less is better
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -33,6 +35,10 @@ class Cell:
         last = [path.rpartition(".")[2] for path in self.point]
         names = [short if last.count(short) == 1 else path for short, path in zip(last, self.point, strict=True)]
         return ", ".join(f"{n}={_word(v)}" for n, v in zip(names, self.point.values(), strict=True))
+
+    def lies(self, at: Mapping[str, Any]) -> bool:
+        """Whether it is in this part of the grid."""
+        return all(self.point[path] == value for path, value in at.items())
 
     @property
     def label(self) -> str:
@@ -59,7 +65,7 @@ class Claim:
         """Whether the claim speaks of this cell."""
         arms = self.options.get("arms")
         named = arms is None or cell.arm in (*arms, self.options.get("minus"), self.options.get("start"))
-        return named and all(cell.point[path] == value for path, value in self.at.items())
+        return named and cell.lies(self.at)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Study:
     reports: list[str]
     chat: str | None
     claims: list[Claim]
-    pareto: Mapping[str, str]
+    pareto: Mapping[str, Any]
     reference: str
     cells: list[Cell]
 
@@ -109,6 +115,8 @@ def needed(calls: Sequence[Call], targets: Sequence[str]) -> list[Call]:
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        return _word(value[0])
     if isinstance(value, dict):
         return str(value.get("use") or json.dumps(value))
     return json.dumps(value) if isinstance(value, list | bool) or value is None else str(value)

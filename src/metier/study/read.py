@@ -12,7 +12,7 @@
     chat: expert                                     # whose answers stand for the arm, where several chats are asked
     claims:
       - {says: It forgets less, minus: plain, metric: general.bits_per_byte, holds: "< 0", at: {…}, arms: […]}
-    pareto: {x: general.bits_per_byte, y: domain.bits_per_byte, minus: plain}
+    pareto: {x: general.bits_per_byte, y: domain.bits_per_byte, minus: plain, at: {…}}
 
 A cell is an arm at a grid point with a seed; only the steps its reports need are run. A metric is ``task.measure``,
 ``step.number`` of any report, or ``cost.seconds``. A claim uses `analyse.differences` unless it says ``use``.
@@ -77,17 +77,21 @@ class _Reader:
     def study(self) -> Study:
         cells = self._cells()
         claims = [self._claim(i, claim) for i, claim in enumerate(self._list("claims", dict))]
-        pareto = self._map("pareto", str)
+        pareto = self._map("pareto", (str, dict))
         named = [c.options["minus"] for c in claims if "minus" in c.options]
         reference = pareto.get("minus") or max(named, key=named.count, default=next(iter(self.arms)))
         if reference not in self.arms:
             raise self.fault(options.unknown("'pareto'", reference, self.arms, "arm"), "pareto", "minus")
         for key in pareto:
-            if key not in ("x", "y", "minus"):
-                raise self.fault(options.unknown("'pareto'", key, ("x", "y", "minus"), "key"), "pareto", key)
+            if key not in ("x", "y", "minus", "at"):
+                raise self.fault(options.unknown("'pareto'", key, ("x", "y", "minus", "at"), "key"), "pareto", key)
+        try:
+            self._at(pareto)
+        except MetierError as error:
+            raise self.fault(error, "pareto", "at") from None
         for place, metric in [
             *((("claims", i), m) for i, c in enumerate(claims) for m in c.metrics),
-            *((("pareto", k), v) for k, v in pareto.items() if k != "minus"),
+            *((("pareto", k), v) for k, v in pareto.items() if k in ("x", "y")),
         ]:
             first, _, rest = metric.partition(".")
             if not rest or (first == "cost" and rest not in COSTS):
@@ -172,15 +176,20 @@ class _Reader:
             for arm in [*([bound["minus"]] if "minus" in bound else []), *(bound.get("arms") or [])]:
                 if arm not in self.arms:
                     raise options.unknown("a claim", arm, self.arms, "arm")
-            at = given.get("at") or {}
-            for path, value in at.items():
-                if value not in self.grid.get(path, []):
-                    known = [f"{p}: {v}" for p, values in self.grid.items() for v in values]
-                    raise options.unknown("the grid", f"{path}: {value}", known, "point")
+            at = self._at(given)
         except MetierError as error:
             raise self.fault(error, "claims", i) from None
         claim = Claim(self.lines["claims", i], str(given.get("says") or ""), method, bound, at)
         return dataclasses.replace(claim, says=claim.says or _sentence(claim))
+
+    def _at(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of the grid that a claim, or the picture, is about."""
+        at: dict[str, Any] = given.get("at") or {}
+        for path, value in at.items():
+            if value not in self.grid.get(path, []):
+                known = [f"{p}: {v}" for p, values in self.grid.items() for v in values]
+                raise options.unknown("the grid", f"{path}: {value}", known, "point")
+        return at
 
     def _chat(self, cells: Sequence[Cell]) -> str | None:
         named = [
@@ -212,7 +221,7 @@ class _Reader:
             )
         )
 
-    def _map(self, key: str, kind: type) -> dict[str, Any]:
+    def _map(self, key: str, kind: type | tuple[type, ...]) -> dict[str, Any]:
         given = {} if self.raw.get(key) is None else self.raw[key]
         if not isinstance(given, dict):
             raise self.fault(f"'{key}' must be a map of {WORDS[key]}, got {given!r}", key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +17,7 @@ from metier.analyse._runs import Runs, arrange, difference, level
 from metier.analyse.differences import verdict
 from metier.artefacts import Measure, Report
 from metier.options import MetierError
-from metier.study.plan import COSTS, Claim, Ran, Study
+from metier.study.plan import CALIBRATION, COSTS, Claim, Ran, Study
 
 COLUMNS = ("task", "measure", "chat", "id", "cluster", "value", "weight")
 TEXTS = ("prompt", "gold", "reply")
@@ -86,8 +86,10 @@ def _reports(study: Study, ran: Ran, cost: Mapping[str, float]) -> list[Report]:
 def _number(metric: str, value: float, arm: str, run: tuple[str, str]) -> Report:
     """A number of a run as a measure with one row."""
     task, _, name = metric.partition(".")
-    title, unit = COSTS[name] if task == "cost" else (metric, "")
-    how = dataclasses.asdict(Measure("read", "domain", unit, "lower" if task == "cost" else "higher", title, ""))
+    number = metric.rpartition(".")[2]
+    title, unit = COSTS[name] if task == "cost" else (CALIBRATION.get(number, metric), "")
+    better: Literal["lower", "higher"] = "lower" if task == "cost" or number in CALIBRATION else "higher"
+    how = dataclasses.asdict(Measure("read", "domain", unit, better, title, ""))
     row = {
         "task": task,
         "measure": name,
@@ -172,8 +174,10 @@ def _pareto(study: Study, asked: Mapping[str, Asked], arms: Sequence[Mapping[str
     x, y = study.pareto.get("x") or first["retention"], study.pareto.get("y") or first["domain"]
     if x is None or y is None or x == y or not {x, y} <= set(asked):
         return None
+    places = {cell.place for cell in study.cells if cell.lies(study.pareto.get("at") or {})}
     points = [(i, tuple(asked[m].sign * arm["values"][m]["change"] for m in (x, y))) for i, arm in enumerate(arms)
-              if all(arm["values"].get(m, {}).get("change") is not None for m in (x, y))]  # fmt: skip
+              if arm["point"] in places
+              and all(arm["values"].get(m, {}).get("change") is not None for m in (x, y))]  # fmt: skip
     beaten = {i for i, p in points for _, q in points if q != p and q[0] >= p[0] and q[1] >= p[1]}
     return {"x": x, "y": y, "front": [i for i, _ in points if i not in beaten], "shown": [i for i, _ in points]}
 
