@@ -60,7 +60,8 @@ from small_study import STUDY, written
         ("seeds: [0, 1]", "seeds: [0, 1]\npareto: {x: a.b, z: c.d}",
          "study.yaml, line 18: 'pareto': has no key 'z'; it has: at, minus, x, y"),
         ("seeds: [0, 1]", "seeds: [0, 1]\npareto: {at: {expert.optimizer.lr: 3}}",
-         "study.yaml, line 18: the grid: has no point 'expert.optimizer.lr: 3'"),
+         "study.yaml, line 18: the grid: has no point 'expert.optimizer.lr: 3'; did you mean "
+         "'expert.optimizer.lr: 1e-3'?"),
         ("seeds: [0, 1]", "seed: [0, 1]", "study.yaml, line 17: a study: has no key 'seed'; did you mean 'seeds'?"),
         ("chats: {expert: $expert}", "chats: {expert: $expert, base: $base}", "study.yaml, line 4: several chats are "
          "asked (expert, base); 'chat: …' says which stands for the arm"),

@@ -24,6 +24,7 @@ Facts = Mapping[str, Any]
 MARK = "<!-- written by metier study -->"
 FILES = ("plot.svg", "index.html", "results.json", "README.md")
 TONES = {"holds": "good", "does not hold": "bad", "does not hold at this size": "bad"}
+NUMBER = re.compile(r"-?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 COLUMNS = 4  # measures in the table of arms
 
 
@@ -116,9 +117,9 @@ def _point(facts: Facts) -> str:
 
 
 def is_road(grid: Facts) -> bool:
-    """Whether the points of the grid lie on one line: one option, and numbers for it."""
+    """Whether the points of the grid lie on one line: one option, and numbers for it (1e-3 is text in YAML)."""
     values = next(iter(grid.values())) if len(grid) == 1 else []
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) and len(values) > 1
+    return len(values) > 1 and all(NUMBER.fullmatch(json.dumps(v).strip('"')) for v in values)
 
 
 def standing_alone(drawn: str) -> str:
