@@ -267,7 +267,11 @@ def test_runs_of_an_arm_over_a_grid_of_numbers_are_joined_and_named_once() -> No
     joined = page.picture(facts | {"grid": {"expert.steps": [1, 2]}})
     assert joined.count(">trained<") == 1 and joined.count("<path") == apart.count("<path") - 1  # less 2 bars
     assert "trained, steps=short: −0.010" in joined  # what a screen reader says is whole
-    assert page.is_road({"a": ["1e-3", 0.01]}) and not page.is_road({"a": ["x", "y"]}) and not page.is_road({"a": [1, 2], "b": [1, 2]})
+    assert (
+        page.is_road({"a": ["1e-3", 0.01]})
+        and not page.is_road({"a": ["x", "y"]})
+        and not page.is_road({"a": [1, 2], "b": [1, 2]})
+    )
 
 
 def test_names_in_the_picture_do_not_lie_on_each_other() -> None:
