@@ -56,11 +56,21 @@ def test_where_a_curve_crosses() -> None:
 def test_arms_are_compared_where_both_have_gained_the_same() -> None:
     """At 1.5 bits the fast arm stands half-way between its runs, 0.55 lost, the slow one at its end, 0.30 lost."""
     found = judged(cells({"fast": FAST, "slow": SLOW}))
-    assert found["level"] == pytest.approx(1.5)
     (one,) = found["comparisons"]
+    assert one["level"] == pytest.approx(1.5)
     assert (one["arm"], one["minus"], one["seeds"], one["verdict"]) == ("slow", "fast", 3, "holds")
     assert one["change"] == pytest.approx(0.25) and one["levels"] == pytest.approx([0.915 - 0.55, 0.915 - 0.30])
     assert one["point"] == "t.bits +1.5"
+
+
+def test_a_pair_is_read_at_its_own_level() -> None:
+    """The slowest gains 0.6 and would draw the level of all down; slow against fast is still read at 1.5."""
+    slowest = {"steps=4": (0.2, 0.0), "steps=8": (0.6, 0.0)}
+    reports = cells({"fast": FAST, "slow": SLOW, "slowest": slowest})
+    apart = {c["arm"]: c for c in judged(reports, level="pair")["comparisons"]}
+    assert {arm: c["level"] for arm, c in apart.items()} == pytest.approx({"slow": 1.5, "slowest": 0.6})
+    assert apart["slow"]["change"] == pytest.approx(0.25) and apart["slowest"]["change"] == pytest.approx(0.18)
+    assert [c["level"] for c in judged(reports)["comparisons"]] == pytest.approx([0.6, 0.6])
 
 
 def test_against_the_start_it_tells_the_whole_cost() -> None:
