@@ -55,7 +55,7 @@ def table(rows: list[Row]) -> None:
     shown = Table("work", "against", "ratio", "range", "bar", "", "machine")
     for r in rows:
         met = {True: "met", False: "missed", None: ""}[r.met]
-        shown.add_row(r.work, r.against, f"{r.ratio:.2f}", f"{r.low:.2f}–{r.high:.2f}", r.bar, met, r.machine)
+        shown.add_row(r.work, r.against, _told(r.ratio), f"{_told(r.low)}–{_told(r.high)}", r.bar, met, r.machine)
     Console().print(shown)
 
 
@@ -66,10 +66,14 @@ def markdown(rows: list[Row]) -> str:
         lines += [f"| on {on} | against | ratio (range) | bar |", "|---|---|---|---|"]
         for r in (r for r in rows if r.bar and r.machine == on):
             missed = " (missed)" if r.met is False else ""
-            ranged = f" ({r.low:.2f}–{r.high:.2f})" if r.low != r.high else ""
+            ranged = f" ({_told(r.low)}–{_told(r.high)})" if r.low != r.high else ""
             unit = f" {r.unit}" if r.against == "–" else ""
-            lines.append(f"| {r.work} | {r.against} | {r.ratio:.2f}{unit}{ranged} | {r.bar}{missed} |")
+            lines.append(f"| {r.work} | {r.against} | {_told(r.ratio)}{unit}{ranged} | {r.bar}{missed} |")
     return "\n".join(lines)
+
+
+def _told(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.05 else f"{value:.2g}"
 
 
 if __name__ == "__main__":
