@@ -371,3 +371,11 @@ def test_processes_that_would_each_train_alone_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MetierError, match="train: 2 processes were started, but accelerate joins 1 here"):
         accelerator()
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_a_launcher_that_divides_the_model_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """On CPUs accelerate would wrap the model for data-parallel training without a word."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(MetierError, match=rf"train: every process holds the whole model; .* \(ACCELERATE_USE_{name}"):
+        accelerator()

@@ -17,6 +17,10 @@ from metier import memory
 from metier.options import MetierError
 from metier.store import Work
 
+# What divides one model among processes; accelerate gives it to accelerators alone, and says nothing on CPUs.
+DIVIDING = {
+    "FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "Megatron": "ACCELERATE_USE_MEGATRON_LM",
+}  # fmt: skip
 PATIENCE = timedelta(days=30)  # for the first process, which may be at a step that the others only wait for
 
 
@@ -41,8 +45,12 @@ class State:
 def accelerator() -> Accelerator:
     """The processes that train together: all that a launcher such as torchrun has started, on CPUs as well.
 
-    Raises MetierError when they are not joined: each would train by itself, and write to the same folder.
+    Raises MetierError when they are not joined (each would train by itself, and write to the same folder), or the
+    launcher was told to divide the model among them, which has been tried on no machine here.
     """
+    for name, variable in DIVIDING.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise MetierError(f"train: every process holds the whole model; launch without {name} ({variable} is set)")
     # Under torchrun on CPUs accelerate leaves each process alone, and says nothing, unless it is told of them.
     patient = InitProcessGroupKwargs(timeout=PATIENCE)
     made = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patient])
