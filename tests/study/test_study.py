@@ -304,3 +304,8 @@ def test_a_calibration_error_is_named_and_less_of_it_is_better() -> None:
     assert (how["title"], how["better"]) == ("calibration error", "lower")
     other = results._number("report.verdicts", 3, "arm", ("", "")).numbers["tasks"]["report"]["measures"]["verdicts"]
     assert (other["title"], other["better"]) == ("report.verdicts", "higher")
+
+
+def test_changes_of_an_arm_are_told_as_they_are_read() -> None:
+    assert page._words({"use": "lora", "rank": 8, "targets": ["q", "v"]}) == "lora (rank 8, targets q, v)"
+    assert page._words([{"use": "l2_start"}]) == "l2_start" and page._words(1e-3) == "0.001"

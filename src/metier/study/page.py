@@ -256,6 +256,11 @@ def _listed(value: Any) -> list[str]:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, Mapping) and "use" in value:
+        options = ", ".join(f"{name} {_words(inner)}" for name, inner in value.items() if name != "use")
+        return f"{value['use']} ({options})" if options else str(value["use"])
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
