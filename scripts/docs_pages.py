@@ -65,14 +65,22 @@ def _methods() -> str:
 
 
 def _which() -> str:
-    lines = []
+    root, lines = catalogue.PACKAGE.parents[1], []
+    asked = {root / file: row for row in papers.rows() for file in row["files"]}
     for room, (title, purpose) in ROOMS.items():
         rows = [(link(name_of(m), "methods/"), card(m, "methods/").summary, *map(cell, advice(m))) for m in _of(room)]
         if rows:
-            lines += [f"### {title}\n\n{purpose}\n", "| method | when | when not |", "|---|---|---|"]
-            lines += [f"| {name} | **{cell(told)}** {when} | {unless} |" for name, told, when, unless in rows]
+            studies = [_studies(asked.get(m.path)) for m in _of(room)]
+            lines += [f"### {title}\n\n{purpose}\n", "| method | when | when not | asked here |", "|---|---|---|---|"]
+            lines += [f"| {name} | **{cell(told)}** {when} | {unless} | {study} |"
+                      for (name, told, when, unless), study in zip(rows, studies, strict=True)]  # fmt: skip
             lines.append("")
     return "\n".join(lines)
+
+
+def _studies(row: dict[str, Any] | None) -> str:
+    """The studies of a paper's claims, as links."""
+    return ", ".join(docs_studies.link(name) for name in row["study"].split(", ")) if row and row["study"] else ""
 
 
 def _papers() -> str:
@@ -88,7 +96,7 @@ def _papers() -> str:
     ]  # fmt: skip
     for r in built:
         here = ", ".join(pages.get(root / file, f"`{file}`") for file in r["files"])
-        study = ", ".join(docs_studies.link(name) for name in r["study"].split(", ")) if r["study"] else ""
+        study = _studies(r)
         lines.append(
             f"| {_number(r)} | {cell(r['title'])} | {here} | {len(r['tests'])} | {study} | {r['verdict'] or ''} |"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from metier.study import page
 
 STUDIES = catalogue.PACKAGE.parents[1] / "studies"
 SHOWN = "forgetting"  # the one at the top of the list
+SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 FILES = ("plot.svg", "index.html", "results.json")
 
 
@@ -57,8 +59,8 @@ def _list() -> str:
     lines = [
         "---\nhide: [toc]\n---\n\n# Studies\n",
         "What the papers claim, asked of small models on this repository's own data. A study is a recipe with arms, "
-        "seeds and claims; it was written before it ran, its verdicts are read off 95 % intervals, and a claim that "
-        "does not show at this size is reported as such. It says little about large models; the same file, with a "
+        "seeds and claims, which were written before it ran; where a first look changed its design, it says so. "
+        "Verdicts are read off 95 % intervals, and a claim that does not show at this size is reported as such. It says little about large models; the same file, with a "
         "model of yours in its first line, asks there.\n",
     ]
     if (STUDIES / SHOWN / "plot.svg").exists():
@@ -71,6 +73,9 @@ def _list() -> str:
         part = verdicts.count("holds in part")
         holds = f"{verdicts.count('holds')} of {len(verdicts)}" + (f", {part} in part" if part else "")
         papers = ", ".join(f"[{n}](papers.md#paper-{n})" for n in facts["paper"])
-        title, time = f"[{cell(facts['title'])}](studies/{folder.name}.md)", f"{facts['cost']['seconds'] / 60:.0f} min"
-        lines.append(f"| {title} | {cell(facts['about'])} | {holds} | {papers} | {time} |")
+        title, time = (
+            f"[{cell(facts['title'])}](studies/{folder.name}.md)",
+            f"{facts['cost']['seconds'] / 60:.0f}&nbsp;min",
+        )
+        lines.append(f"| {title} | {cell(SENTENCE.split(facts['about'])[0])} | {holds} | {papers} | {time} |")
     return "\n".join(lines) + "\n"
