@@ -60,8 +60,8 @@ def _list() -> str:
         "---\nhide: [toc]\n---\n\n# Studies\n",
         "What the papers claim, asked of small models on this repository's own data. A study is a recipe with arms, "
         "seeds and claims, which were written before it ran; where a first look changed its design, it says so. "
-        "Verdicts are read off 95 % intervals, and a claim that does not show at this size is reported as such. It says "
-        "little about large models; the same file, with a "
+        "Verdicts are read off 95 % intervals, and a claim that does not show at this size is reported as such. It "
+        "says little about large models; the same file, with a "
         "model of yours in its first line, asks there.\n",
     ]
     if (STUDIES / SHOWN / "plot.svg").exists():
