@@ -4,6 +4,7 @@ For tasks whose replies a rule can grade, when a model is right some of the time
 problem and learns from how their rewards differ. It needs no solutions, costs far more than training on them (nearly
 all of it sampling), and teaches nothing where all samples of a problem get the same reward. `rest_em` is the plainer
 way where grades are right or wrong and a few rounds will do. What the grade overlooks is exploited: read the replies.
+Its gradient is mostly noise, of which Adam makes whole steps: take a tenth of the rate you would train solutions with.
 
     A_i = (r_i − mean r) / (std r + 1e-4)      over the samples i of a problem
     L   = −Σ_i A_i · Σ_t π(y_it) / sg π(y_it)  /  Σ_i |y_i|       over the step; sg: taken as a constant
