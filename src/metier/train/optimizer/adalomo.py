@@ -23,6 +23,7 @@ Differs: the paper's clipping by the norm of all gradients is left out: the boun
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import torch
@@ -62,15 +63,18 @@ def backward(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def scaled(gradient: Tensor, state: dict[str, Any], decay_rate: float) -> Tensor:
-    """The gradient over the roots of its second moments. ``state`` keeps step, row [m] and column [n], or all."""
+    """The gradient over the roots of its second moments, in its place: of an embedding each copy is much memory.
+
+    ``state`` keeps step, row [m] and column [n], or all.
+    """
     state["step"] = state.get("step", 0) + 1
     beta = 1 - state["step"] ** decay_rate
     squares = gradient.square().add_(TINY)
     if gradient.dim() != 2:
-        moment = _mixed(state, "all", squares, beta)
-        return gradient * moment.rsqrt()
+        return gradient.mul_(_mixed(state, "all", squares, beta).rsqrt())
     row, column = _mixed(state, "row", squares.mean(1), beta), _mixed(state, "column", squares.mean(0), beta)
-    return gradient * (row / row.mean()).rsqrt()[:, None] * column.rsqrt()
+    del squares
+    return gradient.mul_((row / row.mean()).rsqrt()[:, None]).mul_(column.rsqrt())
 
 
 def _mixed(state: dict[str, Any], name: str, new: Tensor, beta: float) -> Tensor:
@@ -80,4 +84,4 @@ def _mixed(state: dict[str, Any], name: str, new: Tensor, beta: float) -> Tensor
 
 def rms(values: Tensor) -> Tensor:
     """Root of the mean square: a scalar."""
-    return values.square().mean().sqrt()
+    return torch.linalg.vector_norm(values) / math.sqrt(values.numel())
