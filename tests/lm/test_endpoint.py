@@ -286,7 +286,9 @@ def test_bad_options_are_refused_before_anything_runs(options: str, said: str) -
 @pytest.mark.alone
 def test_ctrl_c_stops_at_once_and_keeps_what_came(place: Path) -> None:
     script = (
-        "import sys\nfrom metier.lm.endpoint import Endpoint, Limits\n"
+        "import signal, sys\nfrom metier.lm.endpoint import Endpoint, Limits\n"
+        # A shell that runs the tests in its background has them, and all they start, ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "talks = [[{'role': 'user', 'content': f'question {i}'}] for i in range(12)]\n"
         "print('ready', flush=True)\n"
         "Endpoint('toy', sys.argv[1], limits=Limits(timeout=60, parallel=4)).reply(talks)\n"
