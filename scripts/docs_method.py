@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import textwrap
 import typing
 from collections import defaultdict
@@ -22,6 +23,7 @@ from metier.laws import run as laws
 from metier.options import MetierError, Parameter
 from metier.train import slots
 
+SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z*`\[])")  # where a text is cut into sentences
 # What a room is for, in the order of the table of rooms.
 ROOMS = {
     "steps": ("Plumbing", "What stands between the methods of a recipe."),

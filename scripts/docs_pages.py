@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import Any
 
 import docs_studies
 import typer
-from docs_method import ROOMS, Taken, anchor, by_file, card, cell, link, name_of, page, place, taken
+from docs_method import ROOMS, SENTENCE, Taken, anchor, by_file, card, cell, link, name_of, page, place, taken
 
 from metier import catalogue, cli, options, papers
 from metier.catalogue import Method
 
 VALUES = ("Share", "Positive", "NonNegative", "Real", "Count", "Natural", "Seed", "Duration")
-SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z*`\[])")
 
 
 def pages() -> dict[str, str]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from docs_method import cell
+from docs_method import SENTENCE, cell
 
 from metier import catalogue
 from metier.study import page
 
 STUDIES = catalogue.PACKAGE.parents[1] / "studies"
 SHOWN = "forgetting"  # the one at the top of the list
-SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 FILES = ("plot.svg", "index.html", "results.json")
 
 
