@@ -1,8 +1,8 @@
 """What choosing the weights that move costs: steps of the masking methods against full fine-tuning, on SmolLM2-135M.
 
-A round is a step that is not timed (the optimizer makes its state, a mask its first look at the data) and one that is,
-on the same rows from the same weights, 8 rows of 256 tokens a step, AdamW in float32. The losses of the first step,
-which no mask has touched yet, must be the same, or the benchmark ends.
+A round is the next step of a training, on the same 8 rows of 256 tokens on both sides, with AdamW in float32. The first
+ones do not count: the optimizer makes its state, a mask has its first look at the data. Their losses, which no mask has
+touched yet, must be the same, or the benchmark ends.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from benchmarks.harness import HERE, Round, Row, Side, interleaved, machine, rat
 from metier.lm import load
 from metier.store import Work, home
 
-STEPS, ROWS, LENGTH, PAIRS = 1, 8, 256, 3
+ROWS, LENGTH, PAIRS = 8, 256, 7
 NEAR = 1e-5  # nats a token
-SETTINGS = {"steps": STEPS, "micro_tokens": ROWS * LENGTH}
+SETTINGS = {"batch": ROWS, "micro_tokens": ROWS * LENGTH}
 UNIT = "ours / theirs, seconds a step"
 BAR = "<= 1.05"
 LOOK = {"max_tokens": 4 * LENGTH}
@@ -39,10 +39,9 @@ COMPARED: list[tuple[str, str, dict[str, Any], str, str]] = [  # work, parameter
 def rows() -> Iterator[Row]:
     os.environ.pop("OMP_NUM_THREADS", None)  # both sides take every core
     tokenizer = load.tokenizer_of(load.resolve("smollm2", Work(home() / "models")))
-    size = (STEPS + 1) * ROWS
-    packed = training.packed(tokenizer, (PAIRS + 1) * size, LENGTH)
     with tempfile.TemporaryDirectory() as place:
-        data = training.write(Path(place) / "rows.jsonl", zip(*[iter(packed)] * size, strict=True))
+        data = Path(place) / "rows.json"
+        data.write_text(json.dumps(training.packed(tokenizer, (PAIRS + 1) * ROWS, LENGTH)))
         for work, parameters, options, bar, note in COMPARED:
             sides = [_side(data, name, chosen) for name, chosen in ((parameters, options), ("full", {}))]
             found = interleaved(*sides, PAIRS, _agree)
@@ -56,5 +55,5 @@ def _side(data: Path, parameters: str, options: dict[str, Any]) -> Side:
 
 
 def _agree(ours: Round, theirs: Round) -> None:
-    if abs(ours["loss"] - theirs["loss"]) > NEAR:
+    if ours["step"] == 1 and abs(ours["loss"] - theirs["loss"]) > NEAR:
         raise SystemExit(f"gradient_masks: the first losses are {ours['loss']} and {theirs['loss']}: not the same work")

@@ -76,6 +76,24 @@ def test_what_is_kept_for_backward_is_counted_as_autograd_keeps_it(toy: Model, o
     assert foreseen == pytest.approx(sum(kept.values()), rel=0.02)
 
 
+@pytest.mark.parametrize("options", [{}, {"last": 1}])
+def test_of_recomputed_blocks_one_is_kept_and_what_enters_the_others(toy: Model, options: dict[str, Any]) -> None:
+    from metier.train.parameters import lora
+    from metier.train.setup import Network
+
+    shapes = size.network(str(toy.path))
+    assert shapes is not None
+    module = lora.prepare(Network(shapes, cast(Any, None), toy), **options).network.module
+    blocks, width = module.config.num_hidden_layers, module.config.hidden_size
+    moving = options.get("last", blocks)
+    whole, again = (size._kept(module, 2, 24, recompute) for recompute in (False, True))
+    enters = 4 * 2 * 24 * width
+    assert again - moving * enters == pytest.approx(whole / moving, rel=0.1)
+    assert size.trained(module, 2, 24) - size.trained(module, 2, 24, recompute=True) == pytest.approx(
+        size.HEAP * (whole - again), abs=1
+    )
+
+
 def test_nothing_runs_to_foresee(toy: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METIER_HOME", str(tmp_path))
     needs = {need.step: need for need in preflight.foresee(calls(toy)).needs}

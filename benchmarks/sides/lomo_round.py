@@ -1,4 +1,4 @@
-"""Three steps on every weight of SmolLM2 with one optimizer: ``python lomo_round.py lomo``; see ``lomo.py``."""
+"""Three steps on every weight of SmolLM2 with one optimizer: ``python lomo_round.py lomo kept``; see ``lomo.py``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RATES = {"adamw": 1e-5, "lomo": 1e-2, "adalomo": 1e-3}
 
 
 def main() -> None:
-    name = sys.argv[1]
+    name, activations = sys.argv[1:]
     model = load.resolve("smollm2", Work(home() / "models"))
 
     def work() -> Round:
@@ -30,7 +30,8 @@ def main() -> None:
             setup = Setup(
                 parameters="full", optimizer=method("train.optimizer", "optimizer", name, lr=RATES[name]),
                 schedule="constant", steps=STEPS, batch=1, micro_tokens=LENGTH, length=LENGTH, order="given",
-                max_grad_norm=0.0 if name != "adamw" else 1.0, precision="fp32", work=Work(Path(place)),
+                max_grad_norm=0.0 if name != "adamw" else 1.0, precision="fp32",
+                recompute=activations == "again", work=Work(Path(place)),
             )  # fmt: skip
             held = resident("VmRSS")
             run = Run(model, data, setup, examples.packed, "benchmark")

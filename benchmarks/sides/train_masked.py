@@ -1,4 +1,4 @@
-"""Steps with one way of choosing what moves: ``python train_masked.py '{settings}'``; see ``gradient_masks.py``."""
+"""Training with one way of choosing what moves: ``python train_masked.py '{settings}'``; see ``gradient_masks.py``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME = "benchmark"
 def main() -> None:
     given = json.loads(sys.argv[1])
     options = dict(given["options"])
-    rounds = iter(Path(given["data"]).read_text(encoding="utf-8").splitlines())
+    rows = json.loads(Path(given["data"]).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as place:
         model = load.resolve("smollm2", Work(home() / "models"))
         if given["parameters"] == "das":  # how important a unit is changes nothing in the time
@@ -36,22 +36,22 @@ def main() -> None:
             options["importance"] = units.write(drawn, {}, Work(Path(place)))
         parameters = method("train.parameters", "prepare", given["parameters"], **options)
 
+        steps = np.arange(len(rows)).reshape(-1, given["batch"])
+        setup = Setup(
+            parameters=parameters, optimizer=method("train.optimizer", "optimizer", "adamw", lr=1e-5),
+            schedule="constant", steps=len(steps), batch=given["batch"], micro_tokens=given["micro_tokens"],
+            length=1024, precision="fp32", work=Work(Path(place)),
+        )  # fmt: skip
+        tokenizer = load.tokenizer_of(model)
+        for row in rows:  # a mask may look at the data in its own way
+            row["text"] = tokenizer.decode(row["input_ids"])
+        run = Run(model, Records.from_rows(rows), setup, full_rows, NAME)
+        run.plan = [batches.Window(0, step, int(run.examples.lengths[step].sum())) for step in steps]
+
         def work() -> Round:
-            rows = json.loads(next(rounds))
-            size = len(rows) // (given["steps"] + 1)
-            setup = Setup(
-                parameters=parameters, optimizer=method("train.optimizer", "optimizer", "adamw", lr=1e-5),
-                schedule="constant", steps=given["steps"] + 1, batch=size, micro_tokens=given["micro_tokens"],
-                length=1024, precision="fp32", work=Work(Path(place)),
-            )  # fmt: skip
-            run = Run(model, Records.from_rows(rows), setup, full_rows, NAME)
-            steps = np.arange(len(rows)).reshape(-1, size)
-            run.plan = [batches.Window(0, step, int(run.examples.lengths[step].sum())) for step in steps]
-            loss = run.step()["loss"]  # the optimizer makes its state, and a mask its first look: not timed
             begun = time.perf_counter()
-            for _ in range(given["steps"]):
-                run.step()
-            return {"loss": loss, "seconds": (time.perf_counter() - begun) / given["steps"]}
+            row = run.step()
+            return {"step": row["step"], "loss": row["loss"], "seconds": time.perf_counter() - begun}
 
         serve(work)
 

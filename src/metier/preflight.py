@@ -73,7 +73,7 @@ def refuse(estimate: Estimate, home: Path) -> None:
         largest = max((n for n in estimate.needs if not n.kept), key=lambda n: n.memory)
         raise MetierError(
             f"step '{largest.step}' needs {largest.memory / GIB:.1f} GiB of memory and {free / GIB:.1f} are free:"
-            " lower 'micro_tokens', train fewer weights, or take a smaller model"
+            " lower 'micro_tokens', set 'recompute', train fewer weights, or take a smaller model"
         )
     if estimate.disk > room:
         raise MetierError(
@@ -125,7 +125,8 @@ def _trained(call: Call, path: str) -> tuple[int, int] | None:
         module = slot.function(given, **slot.arguments).network.module
         whole = type(module).__module__.partition(".")[0] != "peft"
         fused = hasattr(sys.modules[call.arguments["optimizer"].function.__module__], "backward")
-        return size.trained(module, *_at_once(call), fused=fused), size.written(module, whole)
+        again = call.arguments["recompute"]
+        return size.trained(module, *_at_once(call), fused=fused, recompute=again), size.written(module, whole)
     except Exception:  # a method may look at weights or tokens, which shapes have none of: the run will tell
         return None
 

@@ -65,6 +65,11 @@ def a_kill_changes_nothing(case: Case, folder: Path) -> None:
     assert _trained(case, folder / "killed").digest == whole.digest, "other weights after a kill"
 
 
+def computing_activations_again_changes_nothing(case: Case, folder: Path) -> None:
+    kept = _trained(case, folder / "kept")
+    assert _trained(case, folder / "again", recompute=True).digest == kept.digest, "other weights with 'recompute'"
+
+
 def _prepared(case: Case, network: Network) -> Trainable:
     torch.manual_seed(0)
     method = case.bound()
@@ -79,6 +84,6 @@ def _optimizer(case: Case) -> Bound:
     return bound_method("train.optimizer", "optimizer", name, lr=1e-2)
 
 
-def _trained(case: Case, folder: Path, progress: Progress = silent) -> Model:
-    slots = {"parameters": case.bound(), "optimizer": _optimizer(case)}
-    return sft.train(case.bench.model, case.bench.records, Setup(**TRAINING, **slots, work=Work(folder, progress)))  # type: ignore[arg-type]
+def _trained(case: Case, folder: Path, progress: Progress = silent, recompute: bool = False) -> Model:
+    given = TRAINING | {"parameters": case.bound(), "optimizer": _optimizer(case), "recompute": recompute}
+    return sft.train(case.bench.model, case.bench.records, Setup(**given, work=Work(folder, progress)))  # type: ignore[arg-type]

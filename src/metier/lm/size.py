@@ -7,6 +7,8 @@ forward pass keeps for the backward pass is counted by doing one on shapes.
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from metier.lm import load
+from metier.lm.expand import blocks, watched
 from metier.lm.loss import decoder
 from metier.store import home, replacing
 
@@ -50,7 +53,7 @@ def asked(module: nn.Module) -> int:
     return round(LIBRARIES + _weights(module) * FLOAT + ASKED_TOKENS * _width(module) * FLOAT + LOGITS)
 
 
-def trained(module: nn.Module, rows: int, length: int, *, fused: bool = False) -> int:
+def trained(module: nn.Module, rows: int, length: int, *, fused: bool = False, recompute: bool = False) -> int:
     """Bytes a process holds that trains the moving weights of ``module`` on [rows, length] tokens at once.
 
     ``fused``: the optimizer keeps no state and frees each gradient as it comes; the largest is there twice.
@@ -59,7 +62,8 @@ def trained(module: nn.Module, rows: int, length: int, *, fused: bool = False) -
     moving = sum(sizes)
     held = moving + 2 * max(sizes, default=0) if fused else STATE * moving
     frozen = _weights(module) - moving
-    return round(LIBRARIES + FLOAT * (frozen + held) + HEAP * _kept(module, rows, length) + LOGITS)
+    kept = _kept(module, rows, length, recompute)
+    return round(LIBRARIES + FLOAT * (frozen + held) + HEAP * kept + LOGITS)
 
 
 def at_once(module: nn.Module, device: torch.device) -> int:
@@ -87,8 +91,11 @@ def _width(module: Any) -> int:
     return 9 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
 
 
-def _kept(module: nn.Module, rows: int, length: int) -> int:
-    """Bytes that autograd keeps of a forward pass through the decoder; backward ends below the lowest moving weight."""
+def _kept(module: nn.Module, rows: int, length: int, recompute: bool = False) -> int:
+    """Bytes that autograd keeps of a forward pass through the decoder; backward ends below the lowest moving weight.
+
+    With ``recompute`` what enters each block, and of the largest one everything.
+    """
     part, kept = decoder(module), dict[int, int]()
     own = {t.untyped_storage()._cdata for t in (*part.parameters(), *part.buffers())}
 
@@ -102,9 +109,16 @@ def _kept(module: nn.Module, rows: int, length: int) -> int:
     alive: list[Tensor] = []
     part.train()
     ids = torch.zeros((rows, length), dtype=torch.long, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _OnShapes():
+    so_far: list[int] = []  # at the entrance of each block, and where the last one is left
+    seen = watched(blocks(module, "check"), lambda _: so_far.append(sum(kept.values()))) if recompute else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _OnShapes(), seen:
         part(input_ids=ids, use_cache=False)
-    return sum(kept.values())
+    total = sum(kept.values())
+    if not recompute:
+        return total
+    inside = [after - before for before, after in pairwise(so_far)]
+    enters = FLOAT * ids.numel() * cast(Any, module).config.get_text_config().hidden_size
+    return total - sum(inside) + max(inside) + enters * sum(map(bool, inside))
 
 
 class _OnShapes(TorchFunctionMode):

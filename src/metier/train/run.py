@@ -58,8 +58,7 @@ class Run:
         torch.manual_seed(derive(setup.seed, "prepare"))
         module, tokenizer = opened(model)
         network = Network(module, tokenizer, model)
-        inputs = (network, data) if takes(setup.parameters, "data") else (network,)
-        self.trainable = setup.parameters(*inputs)
+        self.trainable = setup.prepared(network, data, owner)
         self.network = self.trainable.network.module
         tokenizer = self.trainable.network.tokenizer
         self.examples = read(tokenizer, data, setup.length, wanted(setup.objective))
@@ -195,8 +194,8 @@ class Run:
             for name, t in self.memory[place].items()
             if isinstance(t, Tensor)
         }
-        groups = {"weights": dict(self.weights), "optimizer": tensors, "memory": memory,
-                  "method": self.trainable.state() if self.trainable.state else {}}  # fmt: skip
+        own = self.trainable.state() if self.trainable.state else {}
+        groups = {"weights": dict[str, Tensor](self.weights), "optimizer": tensors, "memory": memory, "method": own}
         facts = dataclasses.asdict(self.state) | {"optimizer": plain}
         checkpoint.save(self.folder, Checkpoint(groups, facts), self.state.best_step)
 
@@ -237,7 +236,7 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         self.optimizer.zero_grad(set_to_none=True)
         self.module.eval()
-        made = self.trainable.finish(folder)
+        made = cast(Model, self.trainable.finish(folder))
         history: dict[str, Any] = {
             "method": self.owner,
             "steps": state.step,

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from metier.artefacts import KINDS, Artefact, Model, Part, Records
 from metier.disk import write_json
+from metier.lm.recompute import recompute
 from metier.options import (
     Bound,
     Count,
@@ -37,7 +38,7 @@ from metier.options import (
 )
 from metier.store import Work, sync
 from metier.train.batches import Batch
-from metier.train.slots import SLOTS, refuse, suit
+from metier.train.slots import SLOTS, refuse, suit, takes
 from metier.train.state import accelerator
 
 Length = Annotated[int, Field(ge=2)]
@@ -61,6 +62,8 @@ class Setup:
             epoch is cut evenly, so its last step is no smaller than the others.
         step_tokens: tokens a step, about, instead of a number of records.
         micro_tokens: tokens computed at once, padding counted: bounds memory, changes no result. 512, more on a GPU.
+        recompute: what blocks compute is computed again for the backward pass instead of kept (activation or gradient
+            checkpointing): much less memory for about a third more time, the same result.
         length: longest record in tokens; texts are packed into rows of this length, conversations are cut.
         order: *buckets* shuffles every epoch and sorts by length inside a step; *given* keeps the order of the data.
         max_grad_norm: gradients longer than this are shortened to it; 0 leaves them.
@@ -84,6 +87,7 @@ class Setup:
     batch: Count | None = None
     step_tokens: Count | None = None
     micro_tokens: Count | None = None
+    recompute: bool = False
     length: Length = 512
     order: Literal["buckets", "given"] = "buckets"
     max_grad_norm: NonNegative = 1.0
@@ -131,6 +135,14 @@ class Setup:
         setup = cls(**given, work=cast(Work, None))
         refuse(setup, owner, slots)
         suit(setup, owner, getattr(loop, "REPLIES", 1), getattr(loop, "SPEAKERS", True))
+
+    def prepared(self, network: Network, data: Records, owner: str) -> Trainable:
+        """The network with the weights that move; ``parameters`` sees the data where it asks for them."""
+        given = (network, data) if takes(self.parameters, "data") else (network,)
+        made: Trainable = self.parameters(*given)
+        if self.recompute:
+            recompute(made.network.module, owner)
+        return made
 
     def once(self, name: str, make: Callable[[Setup], Artefact]) -> Any:
         """What ``make`` gives, made once: after a kill the same call finds it again.

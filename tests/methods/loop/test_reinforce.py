@@ -106,6 +106,12 @@ def test_one_update_is_the_formula_s(toy, tmp_path, sampled):
         assert torch.allclose(after[name], before.detach() - rate * before.grad, atol=2e-5), name
 
 
+def test_blocks_that_are_computed_again_change_nothing(toy, tmp_path):
+    """TRL samples in training mode with a cache of keys and values: that goes by."""
+    kept = train(toy, tmp_path / "kept")
+    assert train(toy, tmp_path / "again", recompute=True).digest == kept.digest
+
+
 def test_it_learns_what_is_rewarded(toy, tmp_path):
     made = train(toy, tmp_path, steps=25, batch=6, samples=8, optimizer=optimizer(lr=1e-2))
     rewards = [row["reward"] for row in logged(tmp_path)]

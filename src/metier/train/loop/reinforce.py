@@ -49,7 +49,7 @@ from metier.train import fit
 from metier.train.graded import problems
 from metier.train.loop._rewarded import GRPOConfig, Hooks, Rewarded, Trainer, rewarding, untouched
 from metier.train.setup import Network, Setup, Trainable, derive
-from metier.train.slots import fuses, name_of, refuse, takes
+from metier.train.slots import fuses, name_of, refuse
 from metier.train.state import accelerator, peak_memory
 
 SLOTS = ("parameters", "optimizer", "schedule")
@@ -70,8 +70,7 @@ def train(
         module, tokenizer = load.network(model)
         network = Network(module, tokenizer, model)
         asked = _short(problems(NAME, data, "train"), tokenizer, setup)
-        given = (network, data.part("train")) if takes(setup.parameters, "data") else (network,)
-        trainable = setup.parameters(*given)
+        trainable = setup.prepared(network, data.part("train"), NAME)
         _suit(trainable, setup)
         run = Rewarded(NAME, data, asked, _plan(len(asked), setup), samples, trainable, setup)
         run.resume()
