@@ -57,6 +57,12 @@ def signature_fits_the_room(case: Case) -> None:
     assert made == gives if gives else made in (*kinds.KINDS, "Chat"), f"gives {made}"
 
 
+def no_two_options_share_a_name(case: Case) -> None:
+    names = [parameter.name for parameter in flat(case.function) if parameter.kind != "work"]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    assert not twice, f"two options are called '{', '.join(twice)}': its own, and one of every training step"
+
+
 def options_have_a_type_with_a_range(case: Case) -> None:
     for parameter in options.parameters(case.function):
         if parameter.option and parameter.kind == "value":
