@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import architectures
-from metier.artefacts import Model
+from metier.artefacts import Model, Records
+from metier.laws import given
 from metier.laws import toy as maker
 from metier.lm import load
 from metier.lm.expand import blocks
@@ -19,6 +20,7 @@ from metier.lm.recompute import recompute
 from metier.options import MetierError
 from metier.store import Work
 from metier.train import examples
+from metier.train.loop import prefer, sft
 from metier.train.run import Run
 from metier.train.setup import Setup, method
 
@@ -116,3 +118,14 @@ def test_a_network_without_a_list_of_blocks_is_refused(toy: Model) -> None:
     network.config.num_hidden_layers += 1
     with pytest.raises(MetierError, match="test: cannot find the 3 blocks of a 'llama'"):
         recompute(network, "test")
+
+
+@pytest.mark.parametrize("objective", ["logit_swap", "dpo"])
+def test_a_teacher_copied_from_the_model_says_the_same(toy: Model, tmp_path: Path, objective: str) -> None:
+    loop, data = (prefer, given.preferences()) if objective == "dpo" else (sft, given.rows())
+    digests = set()
+    for again in (False, True):
+        setup = Setup(steps=4, batch=4, length=64, micro_tokens=300, parameters="full", objective=objective,
+                      recompute=again, work=Work(tmp_path / str(again)))  # fmt: skip
+        digests.add(loop.train(toy, Records.from_rows(data), setup).digest)
+    assert len(digests) == 1 and toy.digest not in digests
