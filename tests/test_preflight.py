@@ -94,6 +94,15 @@ def test_of_recomputed_blocks_one_is_kept_and_what_enters_the_others(toy: Model,
     )
 
 
+def test_recompute_is_foreseen(toy: Model) -> None:
+    written = (TEXT, TEXT.replace("parameters: full", "parameters: full, recompute: true"))
+    kept, again = (
+        next(need.memory for need in preflight.foresee(calls(toy, text)).needs if need.step == "expert")
+        for text in written
+    )
+    assert size.LIBRARIES < again < kept
+
+
 def test_nothing_runs_to_foresee(toy: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METIER_HOME", str(tmp_path))
     needs = {need.step: need for need in preflight.foresee(calls(toy)).needs}

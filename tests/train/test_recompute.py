@@ -92,9 +92,12 @@ def test_every_optimizer_ends_where_it_would(toy: Model, tmp_path: Path, optimiz
             optimizer=method("train.optimizer", "optimizer", optimizer, **options),
         )  # fmt: skip
         run = Run(toy, maker.texts(40), setup, examples.packed, "test")
+        calls: Counter[str] = Counter()
+        blocks(run.network, "test")[0].self_attn.register_forward_hook(lambda *_, seen=calls: seen.update(["forward"]))
         start = {name: weight.detach().clone() for name, weight in run.weights.items()}
         for _ in run.plan:
             run.step()
+        assert calls["forward"] == len(run.plan) * ((2 if again else 1) + (again and options.get("clip") == "two_pass"))
         ends.append({name: weight.detach() for name, weight in run.weights.items()})
         assert not all(torch.equal(start[name], ends[-1][name]) for name in start)
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

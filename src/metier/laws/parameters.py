@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,5 +86,6 @@ def _optimizer(case: Case) -> Bound:
 
 
 def _trained(case: Case, folder: Path, progress: Progress = silent, recompute: bool = False) -> Model:
-    given = TRAINING | {"parameters": case.bound(), "optimizer": _optimizer(case), "recompute": recompute}
-    return sft.train(case.bench.model, case.bench.records, Setup(**given, work=Work(folder, progress)))  # type: ignore[arg-type]
+    slots = {"parameters": case.bound(), "optimizer": _optimizer(case)}
+    given: dict[str, Any] = TRAINING | slots | {"recompute": recompute}
+    return sft.train(case.bench.model, case.bench.records, Setup(**given, work=Work(folder, progress)))

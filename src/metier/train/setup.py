@@ -63,7 +63,7 @@ class Setup:
         step_tokens: tokens a step, about, instead of a number of records.
         micro_tokens: tokens computed at once, padding counted: bounds memory, changes no result. 512, more on a GPU.
         recompute: what blocks compute is computed again for the backward pass instead of kept (activation or gradient
-            checkpointing): much less memory for about a third more time, the same result.
+            checkpointing): much less memory for a second forward pass, the same result.
         length: longest record in tokens; texts are packed into rows of this length, conversations are cut.
         order: *buckets* shuffles every epoch and sorts by length inside a step; *given* keeps the order of the data.
         max_grad_norm: gradients longer than this are shortened to it; 0 leaves them.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import log_softmax
+from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip("trl")
 
@@ -18,7 +19,7 @@ from metier.artefacts import Measure, Records, Task
 from metier.disk import files_digest
 from metier.laws import toy as maker
 from metier.laws._training import Interrupt, Stopping
-from metier.lm import load, tokens
+from metier.lm import load, recompute, tokens
 from metier.options import MetierError
 from metier.store import Store, Work, silent
 from metier.train.loop import _rewarded, head, reinforce
@@ -106,10 +107,13 @@ def test_one_update_is_the_formula_s(toy, tmp_path, sampled):
         assert torch.allclose(after[name], before.detach() - rate * before.grad, atol=2e-5), name
 
 
-def test_blocks_that_are_computed_again_change_nothing(toy, tmp_path):
+def test_blocks_that_are_computed_again_change_nothing(toy, tmp_path, monkeypatch):
     """TRL samples in training mode with a cache of keys and values: that goes by."""
     kept = train(toy, tmp_path / "kept")
+    again = []
+    monkeypatch.setattr(recompute, "checkpoint", lambda *a, **k: again.append(a) or checkpoint(*a, **k))
     assert train(toy, tmp_path / "again", recompute=True).digest == kept.digest
+    assert again
 
 
 def test_it_learns_what_is_rewarded(toy, tmp_path):
