@@ -287,6 +287,21 @@ def test_names_in_the_picture_do_not_lie_on_each_other() -> None:
     assert not [1 for i, a in enumerate(boxes) for b in boxes[:i] if front._common(a, b) > 1]
 
 
+def test_a_name_stands_nearest_to_its_own_spot() -> None:
+    from metier.study import front
+
+    def spot(y: float) -> front.Spot:
+        return front.Spot("an arm with a name", 540.0, y, (500.0, 580.0), (y - 20, y + 20), "open", 0.9)
+
+    spots = [spot(250.0), spot(228.0)]
+    placed = front._labels(spots, lambda x, y: (x, y), (578, 368))
+    for own, other, ((dx, dy), side) in zip(spots, spots[::-1], placed, strict=True):
+        long = front.LETTER * len(own.name)
+        left = own.x + dx - (0 if side == "left" else long)
+        box = (left, own.y + dy - 8, left + long, own.y + dy + 8)
+        assert front._gap(box, (own.x, own.y)) < front._gap(box, (other.x, other.y))
+
+
 def test_a_picture_of_one_point_of_the_grid_names_arms_alone() -> None:
     facts = drawn({"base": (0.0, 0.0), "good": (-0.03, 0.1)}, [1])
     for arm in facts["arms"]:

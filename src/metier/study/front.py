@@ -15,6 +15,7 @@ from metier.figures import COLOURS, Span, Tone, svg
 
 SIZE, LEFT, RIGHT, TOP, BOTTOM = (680, 440), 78, 24, 14, 58  # in pixels
 LETTER = 6.7  # wide, about, at 12.5 pixels
+NEARER = 400  # square pixels that a name may cover before it stands nearer to another spot
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
@@ -122,7 +123,7 @@ def _draw(axes: Any, spot: Spot) -> None:
 
 
 def _labels(spots: Sequence[Spot], place: Any, size: tuple[float, float]) -> list[tuple[tuple[float, float], str]]:
-    """For every spot the offset of its name and the side it hangs on, so that little lies on anything else."""
+    """For every spot the offset of its name and the side it hangs on: on little else, and nearest to its own spot."""
     taken: list[Box] = []
     for spot in spots:
         (px, py), r = place(spot.x, spot.y), spot.diameter / 2 + 1
@@ -135,6 +136,7 @@ def _labels(spots: Sequence[Spot], place: Any, size: tuple[float, float]) -> lis
     for spot in spots:
         (px, py), r = place(spot.x, spot.y), spot.diameter / 2 + 5
         long = LETTER * len(spot.name)
+        others = [place(other.x, other.y) for other in spots if other.name and other is not spot]
         options = []
         for rank, (side, dx, dy) in enumerate(
             (side, dx, dy) for dy in (11, -11, 24, -24, 37, -37, 0) for side, dx in (("left", r), ("right", -r))
@@ -142,7 +144,9 @@ def _labels(spots: Sequence[Spot], place: Any, size: tuple[float, float]) -> lis
             left = px + dx if side == "left" else px + dx - long
             box = (left, py + dy - 8, left + long, py + dy + 8)
             outside = max(0, -box[0]) + max(0, box[2] - size[0]) + max(0, -box[1]) + max(0, box[3] - size[1])
-            options.append((sum(_common(box, other) for other in taken) + 20 * outside + rank, (dx, dy), side, box))
+            nearer = sum(_gap(box, other) <= _gap(box, (px, py)) for other in others)
+            cost = sum(_common(box, other) for other in taken) + 20 * outside + NEARER * nearer + rank
+            options.append((cost, (dx, dy), side, box))
         _, at, side, box = min(options, key=lambda o: o[0])
         taken.append(box)
         found.append((at, side))
@@ -152,6 +156,12 @@ def _labels(spots: Sequence[Spot], place: Any, size: tuple[float, float]) -> lis
 def _common(a: Box, b: Box) -> float:
     """The area two boxes share."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _gap(box: Box, point: tuple[float, float]) -> float:
+    """From a point to the nearest of a box."""
+    x, y = (max(box[i] - point[i], 0, point[i] - box[i + 2]) for i in (0, 1))
+    return math.hypot(x, y)
 
 
 def _number(value: float) -> str:
